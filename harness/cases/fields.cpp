@@ -1,0 +1,219 @@
+#include "harness/cases/fields.h"
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include "harness/base/nearest_name.h"
+
+namespace moecheck::cases {
+namespace {
+
+using base::Ok;
+using base::Status;
+using model::Dim;
+
+base::Error usage(std::string message) { return {base::ErrorCode::kUsage, std::move(message), ""}; }
+
+std::vector<std::string> split(std::string_view text, char separator) {
+  std::vector<std::string> parts;
+  while (true) {
+    const auto at = text.find(separator);
+    parts.emplace_back(text.substr(0, at));
+    if (at == std::string_view::npos) return parts;
+    text.remove_prefix(at + 1);
+  }
+}
+
+base::Result<std::int64_t> parse_int(std::string_view text) {
+  std::int64_t value = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (code != std::errc{} || end != text.data() + text.size() || text.empty())
+    return usage(fmt::format("expected a whole number, found '{}'", text));
+  return value;
+}
+
+// The setters below get canonical text only.
+Dim int_of(std::string_view text) { return parse_int(text).value(); }
+
+std::vector<Dim> ints_of(std::string_view text) {
+  std::vector<Dim> numbers;
+  for (const std::string& part : split(text, ',')) numbers.push_back(int_of(part));
+  return numbers;
+}
+
+template <typename Enum>
+struct Named {
+  Enum value;
+  std::string_view name;
+};
+
+constexpr std::array kValues = {Named{model::Values::kNormal, "normal"}, Named{model::Values::kExact, "exact"},
+                                Named{model::Values::kProvenance, "provenance"}};
+
+constexpr std::array kRoutings = {
+    Named{model::Routing::kNatural, "natural"},      Named{model::Routing::kOneExpert, "one_expert"},
+    Named{model::Routing::kIdleExpert, "idle_expert"}, Named{model::Routing::kIdleRank, "idle_rank"},
+    Named{model::Routing::kKRanks, "k_ranks"},       Named{model::Routing::kOneRank, "one_rank"},
+    Named{model::Routing::kTies, "ties"},            Named{model::Routing::kZipf, "zipf"}};
+
+constexpr std::array kSoftmaxOrders = {Named{model::SoftmaxOrder::kBeforeTopk, "before_topk"},
+                                       Named{model::SoftmaxOrder::kAfterTopk, "after_topk"}};
+
+template <typename Table, typename Enum>
+std::string name_of(const Table& table, Enum value) {
+  for (const auto& row : table)
+    if (row.value == value) return std::string(row.name);
+  MOECHECK_REQUIRE(false, "enumerator without a name");
+  return "";
+}
+
+template <typename Table>
+auto value_of(const Table& table, std::string_view name) {
+  for (const auto& row : table)
+    if (row.name == name) return row.value;
+  MOECHECK_REQUIRE(false, std::string(name));
+  return table[0].value;
+}
+
+template <typename Table>
+std::vector<std::string_view> names_of(const Table& table) {
+  std::vector<std::string_view> names;
+  for (const auto& row : table) names.push_back(row.name);
+  return names;
+}
+
+constexpr std::int64_t kMaxDim = 1 << 20;
+constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max();
+
+std::vector<Field> make_fields() {
+  using F = FieldType;
+  return {
+      {"impl", "", "impl", F::kName, "", {}, 0, 0, true, "implementation of the subject: ep_allreduce, tp_sharded, or one of its own",
+       [](const Case& c) { return c.impl; }, [](Case& c, std::string_view t) -> Status { c.impl = t; return Ok{}; }},
+      {"model", "", "model", F::kName, "", {}, 0, 0, true, "model family: a file in scenarios/models",
+       [](const Case& c) { return c.problem.model.family; },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.family = t; return Ok{}; }},
+      {"mesh", "", "mesh", F::kMesh, "none", {}, 0, 0, true, "ranks and their dimensions, first outermost: ep=2 or dp=2,ep=2; none for one rank",
+       [](const Case& c) { return c.problem.mesh.text(); },
+       [](Case& c, std::string_view t) -> Status { c.problem.mesh = model::Mesh::parse(t).value(); return Ok{}; }},
+      {"dtype", "", "dtype", F::kChoice, "fp32", {"fp32", "bf16"}, 0, 0, true, "element type of weights and activations",
+       [](const Case& c) { return std::string(base::knob_name(c.problem.dtype)); },
+       [](Case& c, std::string_view t) -> Status { c.problem.dtype = base::dtype_from_knob(t).value(); return Ok{}; }},
+      {"experts_backend", "", "experts_backend", F::kName, "eager", {}, 0, 0, false, "how a rank computes its experts: eager, batched_mm, grouped_mm",
+       [](const Case& c) { return c.experts_backend; }, [](Case& c, std::string_view t) -> Status { c.experts_backend = t; return Ok{}; }},
+      {"tokens", "tokens", "per_rank", F::kIntList, "7", {}, 0, kMaxDim, false, "tokens of each data-parallel rank, 0 allowed; cycled over dp",
+       [](const Case& c) { return fmt::format("{}", fmt::join(c.problem.tokens_per_rank, ",")); },
+       [](Case& c, std::string_view t) -> Status { c.problem.tokens_per_rank = ints_of(t); return Ok{}; }},
+      {"routing", "tokens", "routing", F::kChoice, "natural", names_of(kRoutings), 0, 0, false, "which experts the tokens choose",
+       [](const Case& c) { return name_of(kRoutings, c.problem.routing); },
+       [](Case& c, std::string_view t) -> Status { c.problem.routing = value_of(kRoutings, t); return Ok{}; }},
+      {"values", "tokens", "values", F::kChoice, "normal", names_of(kValues), 0, 0, false, "value pattern of weights and tokens",
+       [](const Case& c) { return name_of(kValues, c.problem.values); },
+       [](Case& c, std::string_view t) -> Status { c.problem.values = value_of(kValues, t); return Ok{}; }},
+      {"experts", "override", "experts", F::kInt, "", {}, 1, 4096, false, "number of experts E",
+       [](const Case& c) { return std::to_string(c.problem.model.num_experts); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.num_experts = int_of(t); return Ok{}; }},
+      {"top_k", "override", "top_k", F::kInt, "", {}, 1, 64, false, "experts per token K",
+       [](const Case& c) { return std::to_string(c.problem.model.top_k); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.top_k = int_of(t); return Ok{}; }},
+      {"d_model", "override", "d_model", F::kInt, "", {}, 1, kMaxDim, false, "model dim D",
+       [](const Case& c) { return std::to_string(c.problem.model.d_model); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.d_model = int_of(t); return Ok{}; }},
+      {"d_ff", "override", "d_ff", F::kInt, "", {}, 1, kMaxDim, false, "expert hidden dim F",
+       [](const Case& c) { return std::to_string(c.problem.model.d_ff); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.d_ff = int_of(t); return Ok{}; }},
+      {"softmax", "override", "softmax", F::kChoice, "", names_of(kSoftmaxOrders), 0, 0, false, "softmax before or after the top-k",
+       [](const Case& c) { return name_of(kSoftmaxOrders, c.problem.model.softmax); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.softmax = value_of(kSoftmaxOrders, t); return Ok{}; }},
+      {"renormalise", "override", "renormalise", F::kBool, "", {}, 0, 0, false, "divide the K scores by their sum",
+       [](const Case& c) { return std::string(c.problem.model.renormalise ? "true" : "false"); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.renormalise = t == "true"; return Ok{}; }},
+      {"seed", "", "seed", F::kInt, "1", {}, 0, kMaxSeed, false, "seed of every generated byte",
+       [](const Case& c) { return std::to_string(c.problem.seed); },
+       [](Case& c, std::string_view t) -> Status { c.problem.seed = static_cast<std::uint64_t>(int_of(t)); return Ok{}; }},
+      {"phases", "", "phases", F::kNameList, "load,forward", {"load", "forward"}, 0, 0, false, "what the subject is asked to do, in order",
+       [](const Case& c) { return fmt::format("{}", fmt::join(c.phases, ",")); },
+       [](Case& c, std::string_view t) -> Status { c.phases = split(t, ','); return Ok{}; }},
+      {"checks", "", "checks", F::kNameList, "all", {}, 0, 0, false, "checks to judge by; all means each that applies",
+       [](const Case& c) { return fmt::format("{}", fmt::join(c.checks, ",")); },
+       [](Case& c, std::string_view t) -> Status { c.checks = split(t, ','); return Ok{}; }},
+      {"fault", "", "fault", F::kName, "none", {}, 0, 0, false, "a known bug to inject: `moecheck zoo list`",
+       [](const Case& c) { return c.fault.empty() ? std::string("none") : c.fault; },
+       [](Case& c, std::string_view t) -> Status { c.fault = t == "none" ? "" : std::string(t); return Ok{}; }},
+  };
+}
+
+base::Result<std::string> canonical_int(const Field& field, std::string_view text) {
+  auto value = parse_int(text);
+  if (!value) return value.error();
+  if (*value < field.min || *value > field.max)
+    return usage(fmt::format("expected a number from {} to {}, found {}", field.min, field.max, *value));
+  return std::to_string(*value);
+}
+
+bool is_name(std::string_view text) {
+  return !text.empty() && std::ranges::all_of(text, [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-' || c == '.';
+  });
+}
+
+base::Result<std::string> canonical_name(const Field& field, std::string_view text) {
+  if (!is_name(text)) return usage(fmt::format("expected a name of letters, digits, '_', '-' and '.', found '{}'", text));
+  if (field.choices.empty() || std::ranges::find(field.choices, text) != field.choices.end()) return std::string(text);
+  const std::vector<std::string> known(field.choices.begin(), field.choices.end());
+  return usage(fmt::format("'{}' is not a value of {}{}", text, field.name, base::suggestion(text, known)));
+}
+
+base::Result<std::string> canonical_list(const Field& field, std::string_view text) {
+  std::vector<std::string> parts;
+  for (const std::string& part : split(text, ',')) {
+    auto one = field.type == FieldType::kIntList ? canonical_int(field, part) : canonical_name(field, part);
+    if (!one) return one.error();
+    parts.push_back(*one);
+  }
+  return fmt::format("{}", fmt::join(parts, ","));
+}
+
+}  // namespace
+
+std::span<const Field> fields() {
+  static const std::vector<Field> table = make_fields();
+  return table;
+}
+
+const Field* find_field(std::string_view name) {
+  const auto table = fields();
+  const auto found = std::ranges::find(table, name, &Field::name);
+  return found == table.end() ? nullptr : &*found;
+}
+
+std::vector<std::string> field_names() {
+  std::vector<std::string> names;
+  for (const Field& field : fields()) names.emplace_back(field.name);
+  return names;
+}
+
+base::Result<std::string> canonical_text(const Field& field, std::string_view text) {
+  switch (field.type) {
+    case FieldType::kInt: return canonical_int(field, text);
+    case FieldType::kIntList:
+    case FieldType::kNameList: return canonical_list(field, text);
+    case FieldType::kName:
+    case FieldType::kChoice: return canonical_name(field, text);
+    case FieldType::kBool:
+      if (text == "true" || text == "false") return std::string(text);
+      return usage(fmt::format("expected true or false, found '{}'", text));
+    case FieldType::kMesh: {
+      auto mesh = model::Mesh::parse(text);
+      if (!mesh) return mesh.error();
+      return mesh->text();
+    }
+  }
+  return usage("field without a type");
+}
+
+}  // namespace moecheck::cases

@@ -1,0 +1,71 @@
+#include "harness/model/placement.h"
+
+#include <charconv>
+
+#include <fmt/format.h>
+
+namespace moecheck::model {
+namespace {
+
+base::Result<std::vector<Dim>> parse_arguments(std::string_view text, std::string_view whole) {
+  std::vector<Dim> numbers;
+  while (!text.empty()) {
+    Dim number = 0;
+    const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+    if (code != std::errc{})
+      return base::Error{base::ErrorCode::kSubject, fmt::format("placement '{}' is not understood", whole), ""};
+    numbers.push_back(number);
+    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
+    if (!text.empty()) text.remove_prefix(1);
+  }
+  return numbers;
+}
+
+}  // namespace
+
+std::string Placement::text() const {
+  switch (kind) {
+    case PlacementKind::kReplicate: return "Replicate";
+    case PlacementKind::kShard: return fmt::format("Shard({})", dim);
+    case PlacementKind::kStridedShard: return fmt::format("StridedShard({},{})", dim, blocks);
+    case PlacementKind::kPartial: return "Partial";
+  }
+  return "";
+}
+
+base::Result<Placement> Placement::parse(std::string_view text) {
+  if (text == "Replicate") return replicate();
+  if (text == "Partial") return partial();
+  const auto open = text.find('(');
+  if (open != std::string_view::npos && text.ends_with(')')) {
+    auto numbers = parse_arguments(text.substr(open + 1, text.size() - open - 2), text);
+    if (!numbers) return numbers.error();
+    const std::string_view kind = text.substr(0, open);
+    if (kind == "Shard" && numbers->size() == 1) return shard((*numbers)[0]);
+    if (kind == "StridedShard" && numbers->size() == 2 && (*numbers)[1] >= 1) return strided_shard((*numbers)[0], (*numbers)[1]);
+  }
+  return base::Error{base::ErrorCode::kSubject,
+                     fmt::format("placement '{}' is none of Replicate, Shard(dim), StridedShard(dim,blocks), Partial", text), ""};
+}
+
+std::vector<Dim> local_indices(const Placement& placement, Dim size, Dim c, Dim n) {
+  std::vector<Dim> indices;
+  const bool is_sharded = placement.kind == PlacementKind::kShard || placement.kind == PlacementKind::kStridedShard;
+  const Dim pieces = is_sharded ? n : 1;
+  const Dim coordinate = is_sharded ? c : 0;
+  MOECHECK_REQUIRE(size % (pieces * placement.blocks) == 0, fmt::format("size {} over {} pieces", size, pieces));
+  const Dim block = size / placement.blocks;
+  const Dim piece = block / pieces;
+  for (Dim b = 0; b < placement.blocks; ++b)
+    for (Dim i = 0; i < piece; ++i) indices.push_back(b * block + coordinate * piece + i);
+  return indices;
+}
+
+base::Shape local_shape(const Placement& placement, const base::Shape& global, Dim n) {
+  base::Shape shape = global;
+  if (placement.kind == PlacementKind::kShard || placement.kind == PlacementKind::kStridedShard)
+    shape.at(static_cast<std::size_t>(placement.dim)) /= n;
+  return shape;
+}
+
+}  // namespace moecheck::model

@@ -1,0 +1,31 @@
+// THE list of observable tensors, in stage order. Joins, the first diverging stage and the reports read this table.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string_view>
+
+namespace moecheck::trace {
+
+enum class TapKind {
+  kParam,     // as loaded: local shard with placement
+  kTokens,    // T rows on every rank
+  kRows,      // R routed rows; row i belongs to dispatch/rows[i]
+  kCounts,
+};
+
+struct TapPoint {
+  std::string_view name;
+  std::string_view dims;   // legend: harness/model/dims.h
+  TapKind kind;
+  std::string_view phase;  // which phase writes it
+  std::string_view meaning;
+};
+
+// Stage order; the position in this table is the order in which stages are blamed.
+std::span<const TapPoint> tap_points();
+const TapPoint* find_tap(std::string_view name);
+// Position in tap_points(); the number of taps for an unknown name.
+std::size_t stage_index(std::string_view name);
+
+}  // namespace moecheck::trace
