@@ -50,8 +50,6 @@ base::Status check_values(const Case& one) {
     return blame("values", fmt::format("values=exact needs top_k=1, 2, 4 or 8, so that the scores are powers of two; top_k={}", m.top_k));
   if (exact && one.problem.routing == model::Routing::kTies)
     return blame("routing", "values=exact gives all chosen experts one score already; use another routing");
-  if (exact && !(m.renormalise || m.softmax == model::SoftmaxOrder::kAfterTopk || m.top_k >= 1))
-    return blame("values", "values=exact needs renormalised scores");
   if (one.problem.routing == model::Routing::kTies && m.top_k >= m.num_experts)
     return blame("routing", "routing=ties needs an expert beyond the top-k");
   if (one.problem.routing == model::Routing::kIdleExpert && m.top_k >= m.num_experts)

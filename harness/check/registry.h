@@ -1,0 +1,61 @@
+// The checks: pure functions of (case, expected, observed). A check registers itself in its own file under rules/.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harness/cases/case.h"
+#include "harness/record/run_record.h"
+#include "harness/trace/expected.h"
+#include "harness/trace/trace.h"
+
+namespace moecheck::check {
+
+// A phase that a rank accepted and did not finish: it raised.
+struct PhaseFailure {
+  std::int64_t rank = 0;
+  std::string phase;
+  std::string message;
+  std::string traceback;
+};
+
+struct CheckInput {
+  const cases::Case& one;
+  const trace::Expected& expected;
+  const trace::Trace& observed;
+  std::vector<PhaseFailure> phase_failures;
+};
+
+struct CheckOutcome {
+  record::CheckState state = record::CheckState::kNotApplicable;
+  std::int64_t compared = 0;   // elements, rows or keys
+  std::string note;            // why unobserved, not applicable or vacuous
+  std::vector<record::Finding> findings;
+  std::vector<record::StageCell> stages;   // only stage_diff fills these
+  std::vector<record::ExpertCell> experts; // only expert_census and token_conservation fill these; the judge merges them
+};
+
+// The doc block of a check; `moecheck explain` and the docs print it.
+struct CheckDoc {
+  std::string_view proves;
+  std::string_view cannot_prove;
+  std::string_view reads;
+  std::string_view applies_when;
+};
+
+struct Check {
+  std::string_view name;
+  CheckDoc doc;
+  CheckOutcome (*run)(const CheckInput& input);
+};
+
+const std::vector<Check>& checks();  // sorted by name
+const Check* find_check(std::string_view name);
+bool register_check(const Check& check);
+
+}  // namespace moecheck::check
+
+#define MOECHECK_REGISTER_CHECK(...) \
+  [[maybe_unused]] static const bool moecheck_registered_check = ::moecheck::check::register_check(__VA_ARGS__)

@@ -1,0 +1,33 @@
+// What the reference says that a subject should have shown, stage by stage, each stage fed with the subject's own recorded
+// inputs and routing of that stage (so errors do not compound and the first wrong stage is the culprit).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harness/base/host_tensor.h"
+
+namespace moecheck::trace {
+
+struct ExpectedTap {
+  base::HostTensor value;      // fp64, the shape of the observed local tensor
+  base::HostTensor magnitude;  // fp64, same shape: sum of |summands| that went into the element (|value| for element-wise stages)
+  std::int64_t terms = 1;      // number of summands: D for logits and gate_up, F_local for out, K for combine, ranks for output
+  // Per row (dim 0): 0 where the stage's own inputs were missing or not usable (a row key out of range, say).
+  std::vector<std::uint8_t> is_comparable;
+};
+
+struct ExpectedRank {
+  std::map<std::string, ExpectedTap, std::less<>> taps;
+  // fp32 end-to-end layer output from generated inputs with the subject's routing (T, D); empty if the routing is unusable.
+  base::HostTensor end_to_end_TD;
+};
+
+struct Expected {
+  std::vector<ExpectedRank> ranks;
+};
+
+}  // namespace moecheck::trace
