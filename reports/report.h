@@ -20,7 +20,7 @@ const Format* find_format(std::string_view name);
 bool register_format(const Format& format);
 
 // Text of one finished case for the console; empty for a passing one (its progress line is enough).
-// is_color: ANSI colours.
+// index: position in the run, counted from 1. is_color: ANSI colours.
 std::string console_case(const record::CaseRecord& one, std::size_t index, std::size_t total, bool is_color);
 // The failing cases again, then the summary line. Ends with the summary as the last line.
 std::string console_summary(const record::RunRecord& run, bool is_color);

@@ -12,11 +12,11 @@ base::Result<std::vector<Dim>> parse_arguments(std::string_view text, std::strin
   while (!text.empty()) {
     Dim number = 0;
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
-    if (code != std::errc{})
+    const bool is_last = end == text.data() + text.size();
+    if (code != std::errc{} || number < 0 || (!is_last && (*end != ',' || end + 1 == text.data() + text.size())))
       return base::Error{base::ErrorCode::kSubject, fmt::format("placement '{}' is not understood", whole), ""};
     numbers.push_back(number);
-    text.remove_prefix(static_cast<std::size_t>(end - text.data()));
-    if (!text.empty()) text.remove_prefix(1);
+    text.remove_prefix(static_cast<std::size_t>(end - text.data()) + (is_last ? 0 : 1));
   }
   return numbers;
 }

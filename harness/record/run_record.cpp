@@ -134,7 +134,8 @@ base::Result<RunRecord> read_run_record(const std::filesystem::path& run_dir) {
 }
 
 base::Status write_run_record(const std::filesystem::path& run_dir, const RunRecord& run) {
-  return base::write_file_atomically(run_dir / "run.json", to_json(run).dump(1) + "\n");
+  // A subject's message may hold bytes that are no UTF-8; dump() would throw for them.
+  return base::write_file_atomically(run_dir / "run.json", to_json(run).dump(1, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 }  // namespace moecheck::record

@@ -1,0 +1,42 @@
+#include "harness/check/certificate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+
+namespace moecheck::check {
+
+Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen) {
+  Certificate result;
+  double weakest = std::numeric_limits<double>::infinity();
+  double strongest = -std::numeric_limits<double>::infinity();
+  for (Dim e = 0; e < static_cast<Dim>(logits.value.size()); ++e) {
+    const auto at = static_cast<std::size_t>(e);
+    result.is_finite = result.is_finite && std::isfinite(logits.value[at]);
+    if (std::ranges::find(chosen, e) != chosen.end()) {
+      if (const double hi = logits.value[at] + logits.bound[at]; hi < weakest) {
+        weakest = hi;
+        result.chosen = e;
+      }
+    } else if (const double lo = logits.value[at] - logits.bound[at]; lo > strongest) {
+      strongest = lo;
+      result.better = e;
+    }
+  }
+  result.is_admissible = weakest >= strongest;
+  result.is_tied = result.better >= 0 && result.chosen >= 0 &&
+                    logits.value[static_cast<std::size_t>(result.chosen)] == logits.value[static_cast<std::size_t>(result.better)];
+  return result;
+}
+
+std::vector<Dim> top_k_of(const std::vector<double>& logits, std::size_t top_k) {
+  std::vector<Dim> order(logits.size());
+  std::iota(order.begin(), order.end(), Dim{0});
+  std::ranges::stable_sort(order, [&](Dim a, Dim b) { return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)]; });
+  order.resize(top_k);
+  std::ranges::sort(order);
+  return order;
+}
+
+}  // namespace moecheck::check

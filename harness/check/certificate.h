@@ -1,0 +1,33 @@
+// May a set of experts be the top-k of logits that are known within bounds only?
+#pragma once
+
+#include <vector>
+
+#include "harness/model/dims.h"
+
+namespace moecheck::check {
+
+using model::Dim;
+
+// Logits of one token with what each may be off by.
+struct TokenLogits {
+  std::vector<double> value;
+  std::vector<double> bound;
+};
+
+struct Certificate {
+  bool is_admissible = true;
+  bool is_tied = false;     // the K-th choice and the best other one are equal
+  bool is_finite = true;
+  Dim chosen = -1;          // the weakest chosen expert
+  Dim better = -1;          // the strongest other one
+};
+
+// Admissible: min over the chosen of value + bound >= max over the others of value - bound. Exact, since a set is a top-k if
+// and only if no other expert beats a chosen one. Requires: `chosen` are different experts of 0..E-1.
+Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen);
+
+// Sorted by id. Ties: the lower id wins.
+std::vector<Dim> top_k_of(const std::vector<double>& logits, std::size_t top_k);
+
+}  // namespace moecheck::check

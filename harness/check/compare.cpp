@@ -1,0 +1,73 @@
+#include "harness/check/compare.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "harness/tolerance/bounds.h"
+
+namespace moecheck::check {
+namespace {
+
+bool has_row(const trace::ExpectedTap& expected, std::int64_t row) {
+  const auto index = static_cast<std::size_t>(row);
+  return index >= expected.is_comparable.size() || expected.is_comparable[index] != 0;
+}
+
+// NaN beats every number.
+bool is_worse(double used, double than) { return std::isnan(used) ? !std::isnan(than) : used > than; }
+
+}  // namespace
+
+double element_bound(const trace::ExpectedTap& expected, std::int64_t i, const CompareRule& rule) {
+  const auto stage = tolerance::stage_of_tap(rule.tap);
+  if (rule.is_exact || !stage) return 0;
+  const double value = expected.value.at(i);
+  const double magnitude = expected.magnitude.numel() == expected.value.numel() ? expected.magnitude.at(i) : std::fabs(value);
+  return tolerance::stage_bound({*stage, rule.store, value, magnitude, expected.terms});
+}
+
+Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule) {
+  MOECHECK_REQUIRE(got.shape() == expected.value.shape(), std::string(rule.tap));
+  Comparison result;
+  const std::int64_t rows = got.shape().empty() ? 1 : got.dim(0);
+  const std::int64_t columns = rows == 0 ? 0 : got.numel() / rows;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    if (!has_row(expected, row)) {
+      ++result.skipped_rows;
+      continue;
+    }
+    std::int64_t over = 0;
+    for (std::int64_t i = row * columns; i < (row + 1) * columns; ++i) {
+      const double value = expected.value.at(i);
+      if (!std::isfinite(value)) continue;
+      const double bound = element_bound(expected, i, rule);
+      const double want = bound == 0 ? base::round_to(rule.store, value) : value;
+      const double seen = got.at(i);
+      const double error = std::fabs(seen - want);
+      const double used = tolerance::used(error, bound);
+      ++result.compared;
+      if (!tolerance::within(error, bound)) ++over;
+      if (seen != 0 || want != 0) result.all_zero = false;
+      if (result.worst < 0 || is_worse(used, result.used)) {
+        result.worst = i;
+        result.want = value;
+        result.got = seen;
+        result.measured = error;
+        result.bound = bound;
+        result.used = used;
+      }
+    }
+    ++result.num_rows;
+    result.elements_over += over;
+    result.rows_over += over > 0 ? 1 : 0;
+  }
+  return result;
+}
+
+bool same_element_bits(const base::HostTensor& a, const base::HostTensor& b, std::int64_t i) {
+  const std::size_t size = base::itemsize(a.dtype());
+  const std::size_t at = static_cast<std::size_t>(i) * size;
+  return a.dtype() == b.dtype() && std::memcmp(a.bytes().data() + at, b.bytes().data() + at, size) == 0;
+}
+
+}  // namespace moecheck::check

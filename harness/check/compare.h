@@ -1,0 +1,43 @@
+// Compares an observed tensor with what the reference expects, element by element, each with its own bound.
+#pragma once
+
+#include <string_view>
+
+#include "harness/base/host_tensor.h"
+#include "harness/trace/expected.h"
+
+namespace moecheck::check {
+
+struct CompareRule {
+  std::string_view tap;        // names the stage, and so the bound
+  base::DType store;           // declared dtype
+  bool is_exact = false;       // bound 0: got must equal the expected value rounded to the dtype
+};
+
+struct Comparison {
+  std::int64_t compared = 0;         // elements
+  std::int64_t skipped_rows = 0;     // the reference could not say: inputs missing or unusable
+  std::int64_t num_rows = 0;         // compared
+  std::int64_t rows_over = 0;
+  std::int64_t elements_over = 0;
+  bool all_zero = true;              // both sides, everywhere
+  // The worst element: largest used; one that is NaN or infinite where a number is expected is worse than all.
+  std::int64_t worst = -1;           // flat index; -1 if nothing was compared
+  double want = 0;
+  double got = 0;
+  double measured = 0;
+  double bound = 0;
+  double used = 0;
+};
+
+// Elements whose expected value is NaN or infinite are not compared: the stage's own inputs were bad, another stage is to blame.
+// Requires: got has the shape of expected.value.
+Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule);
+
+// Largest |got - want| allowed at an element of a stage; the expected values may be rounded first (exact).
+double element_bound(const trace::ExpectedTap& expected, std::int64_t flat_index, const CompareRule& rule);
+
+// Dtype and bits of element `i` agree. Requires: both tensors have it.
+bool same_element_bits(const base::HostTensor& a, const base::HostTensor& b, std::int64_t i);
+
+}  // namespace moecheck::check

@@ -1,0 +1,178 @@
+#include "harness/check/hypothesis.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+
+#include "harness/check/join.h"
+#include "harness/tolerance/bounds.h"
+
+namespace moecheck::check {
+namespace {
+
+using Row = std::vector<double>;
+
+// A candidate explains a row if what is left is this much smaller than what was to be explained; a guess for a reader, never a verdict.
+constexpr double kExplained = 0.05;
+
+Row row_of(const base::HostTensor& tensor, Dim row) {
+  const Dim columns = tensor.numel() / tensor.dim(0);
+  Row values(static_cast<std::size_t>(columns));
+  for (Dim i = 0; i < columns; ++i) values[static_cast<std::size_t>(i)] = tensor.at(row * columns + i);
+  return values;
+}
+
+double distance(const Row& a, const Row& b) {
+  double sum = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return std::sqrt(sum);
+}
+
+double norm(const Row& a) { return distance(a, Row(a.size(), 0.0)); }
+
+Row scaled(double factor, const Row& a) {
+  Row result = a;
+  for (double& value : result) value *= factor;
+  return result;
+}
+
+Row difference(const Row& a, const Row& b) {
+  Row result = a;
+  for (std::size_t i = 0; i < a.size(); ++i) result[i] -= b[i];
+  return result;
+}
+
+bool explains(const Row& candidate, const Row& got, const Row& want) {
+  const double error = distance(got, want);
+  return candidate.size() == got.size() && error > 0 && tolerance::within(distance(candidate, got), kExplained * error);
+}
+
+// The residual of a sum is +- one summand: that one was counted twice, or lost.
+std::string summand_clause(const Row& residual, const Row& summand, std::string_view name) {
+  const double size = norm(summand);
+  if (size == 0) return "";
+  if (tolerance::within(distance(residual, scaled(-1, summand)), kExplained * size)) return fmt::format("{} is missing", name);
+  if (tolerance::within(distance(residual, summand), kExplained * size)) return fmt::format("{} is counted twice", name);
+  return "";
+}
+
+const base::HostTensor* tensor_of(const CheckInput& input, Dim rank, std::string_view tap, std::size_t num_dims) {
+  const trace::RankTrace* seen = rank_trace(input, rank);
+  const base::HostTensor* tensor = seen == nullptr ? nullptr : seen->tensor(tap);
+  return tensor != nullptr && tensor->shape().size() == num_dims ? tensor : nullptr;
+}
+
+std::string combine_clause(const CheckInput& input, const Deviation& d, const Row& residual) {
+  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3", 2);
+  const auto* out_RD = tensor_of(input, d.rank, "experts/out_RD", 2);
+  const auto* scores_TK = tensor_of(input, d.rank, "dispatch/scores_TK", 2);
+  if (rows_R3 == nullptr || out_RD == nullptr || scores_TK == nullptr || rows_R3->dim(0) != out_RD->dim(0)) return "";
+  for (Dim row = 0; row < rows_R3->dim(0); ++row) {
+    const RowKey key = row_key(*rows_R3, row);
+    if (key.token != d.row || key.slot < 0 || key.slot >= scores_TK->dim(1)) continue;
+    const Row out = row_of(*out_RD, row);
+    const double score = scores_TK->at(d.row * scores_TK->dim(1) + key.slot);
+    if (auto clause = summand_clause(residual, scaled(score, out), fmt::format("the contribution of expert {}, slot {},", key.expert, key.slot)); !clause.empty())
+      return clause;
+    if (!summand_clause(residual, scaled(score - 1, out), "it").empty())
+      return fmt::format("the contribution of expert {}, slot {}, is not weighted by its score", key.expert, key.slot);
+  }
+  return "";
+}
+
+std::string output_clause(const CheckInput& input, const Deviation& d, const Row& residual) {
+  for (const Dim rank : token_group(input.one.problem.mesh, d.rank)) {
+    const auto* partial_TD = tensor_of(input, rank, "combine/partial_TD", 2);
+    if (partial_TD == nullptr || partial_TD->shape() != d.got.shape()) continue;
+    if (auto clause = summand_clause(residual, row_of(*partial_TD, d.row), fmt::format("the partial result of rank {}", rank)); !clause.empty())
+      return clause;
+  }
+  return "";
+}
+
+// gate_up: the two halves of the row changed places.
+std::string halves_clause(const Row& want, const Row& got) {
+  Row swapped = want;
+  std::ranges::rotate(swapped, swapped.begin() + static_cast<std::ptrdiff_t>(swapped.size() / 2));
+  return explains(swapped, got, want) ? "gate and up are swapped" : "";
+}
+
+// act: silu was taken of up instead of gate.
+std::string activation_clause(const CheckInput& input, const Deviation& d, const Row& want, const Row& got) {
+  const auto* gate_up_RG = tensor_of(input, d.rank, "experts/gate_up_RG", 2);
+  if (gate_up_RG == nullptr || d.row >= gate_up_RG->dim(0) || static_cast<std::size_t>(gate_up_RG->dim(1)) != 2 * want.size()) return "";
+  const Row gate_up = row_of(*gate_up_RG, d.row);
+  Row swapped = want;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    const double up = gate_up[want.size() + i];
+    swapped[i] = gate_up[i] * up / (1 + std::exp(-up));
+  }
+  return explains(swapped, got, want) ? "gate and up are swapped" : "";
+}
+
+std::string row_name(const CheckInput& input, const Deviation& d, Dim row) {
+  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3", 2);
+  if (d.tap.starts_with("experts/") && rows_R3 != nullptr && row < rows_R3->dim(0)) {
+    const RowKey key = row_key(*rows_R3, row);
+    return fmt::format("token {}, slot {}, expert {}", input.one.problem.first_token(d.rank) + key.token, key.slot, key.expert);
+  }
+  return fmt::format("token {}", input.one.problem.first_token(d.rank) + row);
+}
+
+// The values belong to another row.
+std::string other_row_clause(const CheckInput& input, const Deviation& d, const Row& want, const Row& got) {
+  constexpr Dim kMostRows = 4096;  // a search over all rows has to stay cheap
+  for (Dim row = 0; row < std::min(d.expected.value.dim(0), kMostRows); ++row)
+    if (row != d.row && explains(row_of(d.expected.value, row), got, want)) return fmt::format("equals the value of {}", row_name(input, d, row));
+  return "";
+}
+
+std::string permuted_clause(const Row& want, const Row& got) {
+  Row sorted_want = want, sorted_got = got;
+  std::ranges::sort(sorted_want);
+  std::ranges::sort(sorted_got);
+  const double error = distance(want, got);
+  return error > 0 && tolerance::within(distance(sorted_want, sorted_got), kExplained * error) ? "the same values in other places of the row" : "";
+}
+
+}  // namespace
+
+std::string ratio_clause(const Row& want, const Row& got, const model::Problem& problem) {
+  if (norm(want) == 0) return "";
+  if (norm(got) == 0) return "contribution missing: all of the row is 0";
+  const auto k = static_cast<double>(problem.model.top_k);
+  const auto ep = static_cast<double>(problem.mesh.size("ep"));
+  const auto tp = static_cast<double>(problem.mesh.size("tp"));
+  struct Ratio {
+    double factor;
+    std::string_view name;
+  };
+  const Ratio ratios[] = {{-1, "sign flipped"},      {2, "2 times"},     {0.5, "1/2 of"},   {k, "top_k times"}, {1 / k, "1/top_k of"},
+                          {ep, "ep times"}, {1 / ep, "1/ep of"}, {tp, "tp times"}, {1 / tp, "1/tp of"}};
+  for (const Ratio& ratio : ratios) {
+    if (ratio.factor == 1 || !explains(scaled(ratio.factor, want), got, want)) continue;
+    return ratio.factor < 0 ? std::string(ratio.name) : fmt::format("{} the expected value", ratio.name);
+  }
+  return "";
+}
+
+std::string hypothesis_for(const CheckInput& input, const Deviation& d) {
+  const Row want = row_of(d.expected.value, d.row);
+  const Row got = row_of(d.got, d.row);
+  if (std::ranges::any_of(got, [](double v) { return !std::isfinite(v); })) return "NaN or Inf from finite inputs: unwritten memory or overflow";
+  const Row residual = difference(got, want);
+  // The stage's own explanation says more than a ratio: with two ranks, a lost partial may look like one half.
+  std::vector<std::string> clauses;
+  if (d.tap == "combine/partial_TD") clauses.push_back(combine_clause(input, d, residual));
+  if (d.tap == "output/y_TD") clauses.push_back(output_clause(input, d, residual));
+  if (d.tap == "experts/gate_up_RG") clauses.push_back(halves_clause(want, got));
+  if (d.tap == "experts/act_RF") clauses.push_back(activation_clause(input, d, want, got));
+  clauses.push_back(ratio_clause(want, got, input.one.problem));
+  clauses.push_back(other_row_clause(input, d, want, got));
+  clauses.push_back(permuted_clause(want, got));
+  const auto found = std::ranges::find_if(clauses, [](const std::string& clause) { return !clause.empty(); });
+  return found == clauses.end() ? "" : *found;
+}
+
+}  // namespace moecheck::check

@@ -1,0 +1,45 @@
+// Which experts of a rank hold something else than what belongs there, and how to say so in a few words.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "harness/check/held_weights.h"
+
+namespace moecheck::check {
+
+struct Misplaced {
+  Dim expert = 0;      // who belongs there
+  Dim wrong_rows = 0;
+  Held held;
+};
+
+// Compares one expert tensor of a rank row by row with the generator, without a copy of either.
+class ExpertScan {
+ public:
+  ExpertScan(const inputs::Generator& generator, std::string_view tap);
+
+  // local: the rank's part of the tensor, in the declared shape.
+  std::vector<Misplaced> misplaced(Dim rank, const base::HostTensor& local);
+
+ private:
+  const model::Problem& problem_;
+  std::string_view tap_;
+  WeightRows rows_;
+  HeldWeights held_;
+};
+
+// Neighbours that hold experts at one distance, or have the same thing wrong, are one group: "experts 6..11 hold experts 0..5".
+struct MisplacedGroup {
+  Dim first = 0;
+  Dim wrong_rows = 0;
+  std::string message;
+};
+std::vector<MisplacedGroup> group_misplaced(std::span<const Misplaced> misplaced);
+
+// Bytes of row `row`, counted over all leading dims.
+std::span<const std::byte> row_of_tensor(const base::HostTensor& tensor, Dim row);
+bool same_row(std::span<const std::byte> a, std::span<const std::byte> b);
+
+}  // namespace moecheck::check

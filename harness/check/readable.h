@@ -1,0 +1,61 @@
+// The taps that a check reads: which are there, and which of those have the declared shape and kind of element. A tap that
+// one rank lacks or that has a wrong shape becomes a finding of every check that needs it (the judge keeps one of them): a
+// check never skips what it cannot read in silence.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "harness/check/layout.h"
+#include "harness/check/registry.h"
+
+namespace moecheck::check {
+
+class Readable {
+ public:
+  // needed: a check cannot say anything without these. optional: read where they are there.
+  Readable(const CheckInput& input, std::string_view check, std::vector<std::string_view> needed,
+           std::vector<std::string_view> optional = {});
+
+  // The tensor; nullptr where the rank lacks it or it is not as declared.
+  const base::HostTensor* get(Dim rank, std::string_view tap) const;
+
+  // Needed taps that no rank offers.
+  const std::vector<std::string_view>& absent() const { return absent_; }
+  // Unobserved, with a note that names the absent taps.
+  CheckOutcome unobserved() const;
+
+  const std::vector<record::Finding>& findings() const { return findings_; }
+
+ private:
+  void look_at(std::string_view tap, bool is_needed);
+  void look_at_rank(std::string_view tap, Dim rank, bool is_needed);
+  void report(std::string_view tap, Dim rank, std::string message);
+
+  const CheckInput& input_;
+  std::string_view check_;
+  std::vector<std::string_view> absent_;
+  std::vector<record::Finding> findings_;
+};
+
+// The trace of a rank; nullptr if there is none.
+const trace::RankTrace* rank_trace(const CheckInput& input, Dim rank);
+// What the reference says about a tap; nullptr if it says nothing.
+const trace::ExpectedTap* expected_tap(const CheckInput& input, Dim rank, std::string_view tap);
+
+// A phase failed somewhere: taps that are missing then have an explanation already.
+bool was_cut_short(const CheckInput& input);
+
+// Why a tensor is not what the case declares; empty if it is. num_rows as in declared_shape.
+std::string misfit(const model::Problem& problem, std::string_view tap, Dim rank, Dim num_rows, const base::HostTensor& tensor);
+// R of a rank by its dispatch/rows_R3; -1 if that is missing or not (R, 3).
+Dim rows_of_rank(const CheckInput& input, Dim rank);
+
+// A finding of `check` about a tap of a rank; cls and message to be set, the rest to be added.
+record::Finding make_finding(std::string_view check, std::string_view stage, Dim rank, std::string message);
+
+// Sets state from what was found and compared: fail, else vacuous with `note` if nothing was compared, else pass.
+void conclude(CheckOutcome& outcome, std::string_view vacuous_note);
+
+}  // namespace moecheck::check

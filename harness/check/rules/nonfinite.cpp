@@ -1,0 +1,143 @@
+// Proves:       no NaN or Inf arises where the stage's inputs are finite, nor in any parameter.
+// Cannot prove: that finite memory was written by the computation that should have.
+// Reads:        every floating-point tap      Applies when: always
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include <fmt/format.h>
+
+#include "harness/check/join.h"
+#include "harness/check/readable.h"
+#include "harness/trace/tap_points.h"
+
+namespace moecheck::check {
+namespace {
+
+constexpr std::string_view kName = "nonfinite";
+constexpr std::size_t kMaxFindings = 8;
+constexpr std::string_view kRows = "dispatch/rows_R3";
+
+template <typename Bits>
+bool has_full_exponent(const base::HostTensor& tensor, Bits mask) {
+  const std::byte* data = tensor.bytes().data();
+  bool any = false;  // no early exit: the loop then vectorises, and a layer has 10^9 elements
+  for (std::size_t i = 0; i < static_cast<std::size_t>(tensor.numel()); ++i) {
+    Bits bits;
+    std::memcpy(&bits, data + i * sizeof bits, sizeof bits);
+    any |= (bits & mask) == mask;
+  }
+  return any;
+}
+
+bool has_nonfinite(const base::HostTensor& tensor) {
+  switch (tensor.dtype()) {
+    case base::DType::kF32: return has_full_exponent<std::uint32_t>(tensor, 0x7F800000U);
+    case base::DType::kF64: return has_full_exponent<std::uint64_t>(tensor, 0x7FF0000000000000U);
+    case base::DType::kBF16: return has_full_exponent<std::uint16_t>(tensor, 0x7F80U);
+    case base::DType::kF16: return has_full_exponent<std::uint16_t>(tensor, 0x7C00U);
+    default: return false;
+  }
+}
+
+struct Blame {
+  std::int64_t count = 0;
+  std::int64_t first = -1;
+};
+
+// Elements that are not finite though the reference, fed with the same inputs, is; padding rows hold anything.
+Blame blame_of(const base::HostTensor& got, const trace::ExpectedTap* expected, const base::HostTensor* rows_R3) {
+  Blame blame;
+  const std::int64_t columns = got.dim(0) == 0 ? 1 : got.numel() / got.dim(0);
+  const bool is_known = expected != nullptr && expected->value.shape() == got.shape();
+  for (std::int64_t i = 0; i < got.numel(); ++i) {
+    if (std::isfinite(got.at(i))) continue;
+    if (is_known && !std::isfinite(expected->value.at(i))) continue;
+    if (rows_R3 != nullptr && is_padding(row_key(*rows_R3, i / columns))) continue;
+    if (blame.count++ == 0) blame.first = i;
+  }
+  return blame;
+}
+
+// A NaN in the combined output that no computed row explains: which slot's row was combined without having been written?
+void explain_combine(const CheckInput& input, const Readable& taps, Dim token, record::Finding& finding) {
+  const Dim rank = *finding.rank;
+  const base::HostTensor* rows_R3 = taps.get(rank, kRows);
+  const base::HostTensor* out_RD = taps.get(rank, "experts/out_RD");
+  for (Dim row = 0; rows_R3 != nullptr && out_RD != nullptr && row < out_RD->dim(0); ++row) {
+    if (row_key(*rows_R3, row).token != token) continue;
+    for (Dim d = 0; d < out_RD->dim(1); ++d) {
+      if (std::isfinite(out_RD->at(row * out_RD->dim(1) + d))) continue;
+      finding.expert = row_key(*rows_R3, row).expert;
+      finding.slot = row_key(*rows_R3, row).slot;
+      finding.hypothesis = "the row of this expert is not finite already";
+      return;
+    }
+  }
+  const base::HostTensor* local_ids = taps.get(rank, "dispatch/ids_TK");
+  const base::HostTensor* ids = taps.get(rank, "router/ids_TK");
+  for (Dim slot = 0; local_ids != nullptr && ids != nullptr && slot < ids->dim(1); ++slot) {
+    const Dim n = token * ids->dim(1) + slot;
+    if (local_ids->int_at(n) < local_experts(input.one.problem, rank).count) continue;
+    finding.expert = ids->int_at(n);
+    finding.slot = slot;
+    finding.hypothesis = "row of a non-local expert's slot was never written; its memory was multiplied by 0";
+    return;
+  }
+}
+
+void place(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, std::int64_t row, record::Finding& finding) {
+  const Dim rank = *finding.rank;
+  if (tap.kind == trace::TapKind::kParam && tap.name.starts_with("param/experts/"))
+    finding.expert = local_experts(input.one.problem, rank).first + row;
+  if (tap.kind == trace::TapKind::kTokens) finding.token = input.one.problem.first_token(rank) + row;
+  if (const auto* rows_R3 = taps.get(rank, kRows); tap.kind == trace::TapKind::kRows && rows_R3 != nullptr && row < rows_R3->dim(0)) {
+    const RowKey key = row_key(*rows_R3, row);
+    finding.token = input.one.problem.first_token(rank) + key.token;
+    finding.slot = key.slot;
+    finding.expert = key.expert;
+  }
+  if (tap.name == "combine/partial_TD") explain_combine(input, taps, row, finding);
+}
+
+void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, const trace::RankTrace& rank, CheckOutcome& outcome) {
+  const base::HostTensor* got = rank.tensor(tap.name);
+  if (got == nullptr || !base::is_floating(got->dtype()) || got->shape().empty()) return;
+  outcome.compared += got->numel();
+  if (outcome.findings.size() >= kMaxFindings || !has_nonfinite(*got)) return;
+  const bool is_rows = tap.kind == trace::TapKind::kRows && rows_of_rank(input, rank.rank) == got->dim(0);
+  const Blame blame = blame_of(*got, expected_tap(input, rank.rank, tap.name), is_rows ? taps.get(rank.rank, kRows) : nullptr);
+  if (blame.count == 0) return;
+  const std::int64_t row = blame.first / (got->numel() / got->dim(0));
+  auto finding = make_finding(kName, tap.name, rank.rank, fmt::format("{} of {} elements are NaN or Inf, first in row {}", blame.count, got->numel(), row));
+  finding.got = got->at(blame.first);
+  finding.measured = static_cast<double>(blame.count);
+  finding.bound = 0;
+  finding.compared = got->numel();
+  place(input, taps, tap, row, finding);
+  outcome.findings.push_back(std::move(finding));
+}
+
+CheckOutcome run(const CheckInput& input) {
+  CheckOutcome outcome;
+  const Readable taps(input, kName, {});
+  const auto shows_nothing = [](const trace::RankTrace& rank) { return rank.taps.empty(); };
+  if (std::ranges::all_of(input.observed.ranks, shows_nothing)) {
+    outcome.state = record::CheckState::kUnobserved;
+    outcome.note = "no rank shows a tap";
+    return outcome;
+  }
+  for (const trace::TapPoint& tap : trace::tap_points())
+    for (const trace::RankTrace& rank : input.observed.ranks) look_at(input, taps, tap, rank, outcome);
+  conclude(outcome, "every tap is empty");
+  return outcome;
+}
+
+MOECHECK_REGISTER_CHECK({kName,
+                         {"no NaN or Inf arises where the stage's inputs are finite, nor in any parameter",
+                          "that finite memory was written by the computation that should have",
+                          "every floating-point tap", "always"},
+                         run});
+
+}  // namespace
+}  // namespace moecheck::check

@@ -1,0 +1,62 @@
+// Proves:       every rank finished every phase that it was asked to do.
+// Cannot prove: that what it did in them is right.
+// Reads:        the ranks' own reports of failures      Applies when: always
+#include <algorithm>
+#include <array>
+#include <set>
+
+#include <fmt/format.h>
+
+#include "harness/check/readable.h"
+
+namespace moecheck::check {
+namespace {
+
+constexpr std::string_view kName = "phase_completion";
+constexpr std::size_t kMaxFindings = 4;  // ranks named; the first cause is among them, the rest are mostly its echoes
+
+// What a rank says when another one left; the cause is elsewhere.
+bool is_echo(const PhaseFailure& failure) {
+  constexpr std::array<std::string_view, 5> kEchoes = {"onnection closed by peer", "onnection reset by peer", "roken pipe",
+                                                       "imed out", "ransport endpoint"};
+  return std::ranges::any_of(kEchoes, [&](std::string_view echo) { return failure.message.find(echo) != std::string::npos; });
+}
+
+// One a rank: its first failure; causes before echoes, then by rank.
+std::vector<PhaseFailure> by_rank(const CheckInput& input) {
+  std::vector<PhaseFailure> failures;
+  std::set<std::int64_t> seen;
+  for (const PhaseFailure& failure : input.phase_failures)
+    if (seen.insert(failure.rank).second) failures.push_back(failure);
+  for (const trace::RankTrace& rank : input.observed.ranks)
+    if (rank.aborted && seen.insert(rank.rank).second)
+      failures.push_back({rank.rank, input.one.phases.back(), "the rank broke off and did not say why", ""});
+  std::ranges::stable_sort(failures, {}, [](const PhaseFailure& f) { return std::pair(is_echo(f), f.rank); });
+  return failures;
+}
+
+CheckOutcome run(const CheckInput& input) {
+  CheckOutcome outcome;
+  outcome.compared = input.one.world_size() * static_cast<std::int64_t>(input.one.phases.size());
+  const auto failures = by_rank(input);
+  for (const PhaseFailure& failure : failures) {
+    if (outcome.findings.size() == kMaxFindings) break;
+    auto finding = make_finding(kName, failure.phase, failure.rank,
+                                fmt::format("phase {} raised: {}", failure.phase, failure.message));
+    finding.compared = outcome.compared;
+    if (is_echo(failure)) finding.hypothesis = is_echo(failures.front())
+        ? "a rank left; none says why" : fmt::format("echo of the failure of rank {}", failures.front().rank);
+    outcome.findings.push_back(std::move(finding));
+  }
+  conclude(outcome, "the case has no phases");
+  return outcome;
+}
+
+MOECHECK_REGISTER_CHECK({kName,
+                         {"every rank finished every phase that it was asked to do",
+                          "that what it did in them is right",
+                          "the ranks' own reports of failures", "always"},
+                         run});
+
+}  // namespace
+}  // namespace moecheck::check

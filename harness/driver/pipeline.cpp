@@ -1,0 +1,214 @@
+#include "harness/driver/pipeline.h"
+
+#include <algorithm>
+#include <atomic>
+#include <ctime>
+#include <mutex>
+#include <thread>
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include "harness/check/judge.h"
+#include "harness/driver/checkpoint_cache.h"
+#include "harness/launch/interrupts.h"
+#include "reference/evaluate.h"
+
+namespace moecheck::driver {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using launch::RunEnd;
+using record::CaseRecord;
+using record::Verdict;
+
+std::vector<check::PhaseFailure> failures_of(const launch::CaseRun& run) {
+  std::vector<check::PhaseFailure> failures;
+  for (const launch::RaisedPhase& raised : run.raised) failures.push_back({raised.rank, raised.phase, raised.message, raised.traceback});
+  return failures;
+}
+
+std::optional<Verdict> verdict_without_judging(RunEnd end) {
+  switch (end) {
+    case RunEnd::kCompleted:
+    case RunEnd::kRaised: return std::nullopt;
+    case RunEnd::kUnsupported: return Verdict::kUnsupported;
+    case RunEnd::kCrashed: return Verdict::kCrash;
+    case RunEnd::kTimedOut: return Verdict::kTimeout;
+    case RunEnd::kBroken: return Verdict::kError;
+    case RunEnd::kInterrupted: return Verdict::kSkipped;
+  }
+  return Verdict::kUntested;
+}
+
+CaseRecord record_of(Verdict verdict, std::string reason) {
+  CaseRecord record;
+  record.verdict = verdict;
+  record.reason = std::move(reason);
+  return record;
+}
+
+void apply_xfail(CaseRecord& record, const std::string& reason) {
+  if (reason.empty()) return;
+  if (record.verdict == Verdict::kPass) {
+    record.verdict = Verdict::kXpass;
+    record.reason = "expected to fail: " + reason;
+  } else if (record::is_failure(record.verdict)) {
+    record.verdict = Verdict::kXfail;
+    record.reason = reason;
+  }
+}
+
+// One worker: its own ranks, cases taken from a shared counter.
+class Worker {
+ public:
+  Worker(const RunOptions& options, RunFolder& folder, CheckpointCache& checkpoints, int number)
+      : options_(options), folder_(folder), checkpoints_(checkpoints), launcher_(options.make_launcher()),
+        scratch_(options.scratch / fmt::format("w{}", number)) {}
+
+  CaseRecord run(const IdentifiedCase& identified, std::size_t index, base::Status& status) {
+    const auto start = Clock::now();
+    CaseRecord record = run_repeats(identified, index, status);
+    apply_xfail(record, identified.one.xfail_reason);
+    record.id = identified.id;
+    record.scenario = identified.one.scenario;
+    record.config = cases::config_of(identified.one);
+    record.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    record.repro = fmt::format("moecheck run --case \"{}\"{}", identified.id, options_.repro_suffix);
+    return record;
+  }
+
+ private:
+  CaseRecord run_repeats(const IdentifiedCase& identified, std::size_t index, base::Status& status) {
+    CaseRecord first = run_once(identified, index, status);
+    for (int repeat = 1; repeat < options_.num_repeats && launch::num_interrupts() == 0; ++repeat) {
+      const CaseRecord again = run_once(identified, index, status);
+      first.subject_seconds += again.subject_seconds;
+      if (again.verdict == first.verdict) continue;
+      first.reason = fmt::format("{} at first, {} in repeat {}", record::verdict_name(first.verdict), record::verdict_name(again.verdict), repeat + 1);
+      first.verdict = Verdict::kFlaky;
+      first.findings.insert(first.findings.end(), again.findings.begin(), again.findings.end());
+      break;
+    }
+    return first;
+  }
+
+  CaseRecord run_once(const IdentifiedCase& identified, std::size_t index, base::Status& status) {
+    const cases::Case& one = identified.one;
+    if (const std::string refusal = options_.capabilities.refusal(one); !refusal.empty()) return record_of(Verdict::kUnsupported, refusal);
+    launch::CaseFolders folders{"", scratch_ / "trace"};
+    std::error_code code;
+    std::filesystem::remove_all(folders.trace, code);
+    std::shared_ptr<const CheckpointFolder> checkpoint;
+    if (options_.checkpoint) {
+      folders.checkpoint = *options_.checkpoint;
+    } else {
+      auto made = checkpoints_.get(one.problem);
+      if (!made) return record_of(Verdict::kError, made.error().text());
+      checkpoint = *made;
+      folders.checkpoint = checkpoint->path();
+    }
+    const launch::CaseRun run = launcher_->run(one, folders, options_.timeout);
+    CaseRecord record = judge_run(one, run, folders.trace);
+    record.subject_seconds = run.seconds;
+    const bool is_kept = options_.keep_traces == KeepTraces::kAll ||
+                         (options_.keep_traces == KeepTraces::kFailed && record.verdict == Verdict::kFail);
+    if (is_kept)
+      if (auto kept = folder_.keep_trace(index, folders.trace, identified.id, failures_of(run)); !kept) status = kept;
+    return record;
+  }
+
+  CaseRecord judge_run(const cases::Case& one, const launch::CaseRun& run, const std::filesystem::path& trace) const {
+    if (const auto verdict = verdict_without_judging(run.end)) return record_of(*verdict, run.reason);
+    if (options_.stops_after_trace) return record_of(Verdict::kSkipped, "not judged: --until trace; `moecheck check` judges it");
+    auto judged = judge_trace(one, trace, failures_of(run));
+    if (!judged) return record_of(Verdict::kError, judged.error().text());
+    if (judged->reason.empty()) judged->reason = run.reason;
+    return *std::move(judged);
+  }
+
+  const RunOptions& options_;
+  RunFolder& folder_;
+  CheckpointCache& checkpoints_;
+  std::unique_ptr<launch::Launcher> launcher_;
+  std::filesystem::path scratch_;
+};
+
+// Shared by the workers; every access under the mutex.
+struct Progress {
+  std::mutex mutex;
+  std::size_t next = 0;
+  bool is_stopped = false;
+  base::Status status = base::Ok{};
+  std::vector<std::optional<CaseRecord>> records;
+};
+
+std::optional<std::size_t> take_next(Progress& progress, const RunOptions& options) {
+  const std::lock_guard lock(progress.mutex);
+  if (progress.is_stopped || launch::num_interrupts() > 0 || progress.next >= options.cases.size()) return std::nullopt;
+  const std::size_t index = progress.next++;
+  if (options.on_start) options.on_start(options.cases[index], index);
+  return index;
+}
+
+void finish(Progress& progress, const RunOptions& options, RunFolder& folder, std::size_t index, CaseRecord record, base::Status status) {
+  const std::lock_guard lock(progress.mutex);
+  if (record.verdict == Verdict::kSkipped && launch::num_interrupts() >= 2) return;  // ended by hand: no verdict
+  if (status) status = folder.append_event({{"event", "case"}, {"index", index}, {"case", record::to_json(record)}});
+  if (!status) {
+    progress.status = status;
+    progress.is_stopped = true;
+  }
+  if (options.stops_at_first_failure && record::is_failure(record.verdict)) progress.is_stopped = true;
+  if (options.on_end) options.on_end(record, index);
+  progress.records[index] = std::move(record);
+}
+
+void work(int number, Progress& progress, const RunOptions& options, RunFolder& folder, CheckpointCache& checkpoints) {
+  Worker worker(options, folder, checkpoints, number);
+  while (const auto index = take_next(progress, options)) {
+    base::Status status = base::Ok{};
+    CaseRecord record = worker.run(options.cases[*index], *index, status);
+    finish(progress, options, folder, *index, std::move(record), status);
+  }
+}
+
+}  // namespace
+
+std::string version() { return MOECHECK_VERSION; }
+
+base::Result<CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const std::vector<check::PhaseFailure>& failures) {
+  auto observed = trace::read_trace(trace, one.phases, one.world_size());
+  if (!observed) return observed.error();
+  const trace::Expected expected = reference::evaluate(one, *observed);
+  return check::judge({one, expected, *observed, failures});
+}
+
+base::Result<record::RunRecord> run_cases(const RunOptions& options) {
+  const auto start = Clock::now();
+  auto folder = RunFolder::open(options.run_dir);
+  if (!folder) return folder.error();
+  record::RunRecord run;
+  run.moecheck_version = version();
+  run.command = options.command;
+  run.subject = options.capabilities.name + " " + options.capabilities.version;
+  run.started = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
+  if (auto begun = folder->append_event({{"event", "start"}, {"cases", options.cases.size()}, {"command", options.command}}); !begun) return begun.error();
+  CheckpointCache checkpoints(options.scratch / "checkpoints");
+  Progress progress;
+  progress.records.resize(options.cases.size());
+  std::vector<std::jthread> helpers;
+  for (int number = 1; number < options.num_workers; ++number)
+    helpers.emplace_back([&, number] { work(number, progress, options, *folder, checkpoints); });
+  work(0, progress, options, *folder, checkpoints);
+  helpers.clear();  // joins
+  for (std::optional<CaseRecord>& record : progress.records)
+    if (record) run.cases.push_back(*std::move(record));
+  run.interrupted = launch::num_interrupts() > 0;
+  run.seconds = std::chrono::duration<double>(Clock::now() - start).count();
+  if (!progress.status) return progress.status.error();
+  if (auto written = record::write_run_record(options.run_dir, run); !written) return written.error();
+  return run;
+}
+
+}  // namespace moecheck::driver

@@ -1,0 +1,159 @@
+#include "harness/launch/child_process.h"
+
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wconversion"
+#pragma GCC diagnostic ignored "-Wshadow"
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#define BOOST_PROCESS_V2_SEPARATE_COMPILATION  // this is the only unit; src.hpp brings the rest
+#include <boost/asio/io_context.hpp>
+#include <boost/process/v2/environment.hpp>
+#include <boost/process/v2/process.hpp>
+#include <boost/process/v2/src.hpp>
+#include <boost/process/v2/stdio.hpp>
+#pragma GCC diagnostic pop
+
+#include "harness/base/files.h"
+
+namespace moecheck::launch {
+namespace {
+
+namespace bp = boost::process::v2;
+
+// Runs in the child between fork and exec: only async-signal-safe calls.
+struct OwnSession {
+  pid_t parent = ::getpid();
+
+  template <typename Launcher>
+  bp::error_code on_exec_setup(Launcher&, const bp::filesystem::path&, const char* const*(&)) {
+    ::setsid();
+    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (::getppid() != parent) ::_exit(127);  // the parent died before prctl
+    sigset_t none;
+    sigemptyset(&none);
+    ::sigprocmask(SIG_SETMASK, &none, nullptr);
+    ::signal(SIGINT, SIG_DFL);
+    ::signal(SIGTERM, SIG_DFL);
+    return {};
+  }
+};
+
+std::vector<bp::environment::key_value_pair> merged_environment(const std::map<std::string, std::string>& added) {
+  std::vector<bp::environment::key_value_pair> merged;
+  for (const auto pair : bp::environment::current())
+    if (!added.contains(std::string(bp::environment::key(pair.key()).string()))) merged.emplace_back(pair);
+  for (const auto& [key, value] : added) merged.emplace_back(bp::environment::key(key), bp::environment::value(value));
+  return merged;
+}
+
+}  // namespace
+
+std::string ChildExit::text() const {
+  return signal != 0 ? fmt::format("signal {} ({})", signal, ::strsignal(signal)) : fmt::format("exit code {}", exit_code);
+}
+
+base::Result<ChildProcess> ChildProcess::start(const ChildCommand& command) {
+  MOECHECK_REQUIRE(!command.arguments.empty());
+  const std::string& name = command.arguments[0];
+  const auto program = name.find('/') == std::string::npos ? bp::environment::find_executable(name) : bp::filesystem::path(name);
+  if (program.empty() || ::access(program.c_str(), X_OK) != 0)
+    return base::Error{base::ErrorCode::kIo, "there is no program of this name, or it may not be run", name};
+  const int output = ::open(command.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+  if (output < 0) return base::Error{base::ErrorCode::kIo, std::strerror(errno), command.output.string()};
+  const int input = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  boost::asio::io_context context;
+  bp::error_code code;
+  bp::default_process_launcher launcher;
+  const std::vector<std::string> arguments(command.arguments.begin() + 1, command.arguments.end());
+  auto process = launcher(context, code, program, arguments, bp::process_stdio{input, output, output},
+                          bp::process_environment(merged_environment(command.environment)), OwnSession{});
+  ::close(output);
+  ::close(input);
+  if (code) return base::Error{base::ErrorCode::kIo, "cannot start: " + code.message(), name};
+  const int pid = process.id();
+  process.detach();  // waiting is ours
+  const int pidfd = static_cast<int>(::syscall(SYS_pidfd_open, pid, 0));
+  if (pidfd < 0) {
+    const int reason = errno;
+    ::kill(-pid, SIGKILL);
+    return base::Error{base::ErrorCode::kIo, fmt::format("pidfd_open: {}", std::strerror(reason)), name};
+  }
+  ::fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+  return ChildProcess(pid, pidfd);
+}
+
+ChildProcess::ChildProcess(ChildProcess&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)), pidfd_(std::exchange(other.pidfd_, -1)), exit_(std::exchange(other.exit_, std::nullopt)) {}
+
+ChildProcess& ChildProcess::operator=(ChildProcess&& other) noexcept {
+  if (this != &other) {
+    end();
+    pid_ = std::exchange(other.pid_, -1);
+    pidfd_ = std::exchange(other.pidfd_, -1);
+    exit_ = std::exchange(other.exit_, std::nullopt);
+  }
+  return *this;
+}
+
+ChildProcess::~ChildProcess() { end(); }
+
+void ChildProcess::end() {
+  if (pid_ < 0) return;
+  kill_group();
+  while (!exit_ && !exited()) {
+    pollfd fd{pidfd_, POLLIN, 0};
+    ::poll(&fd, 1, -1);
+  }
+  ::close(pidfd_);
+  pid_ = -1;
+}
+
+void ChildProcess::kill_group() {
+  // Also after the leader has ended: its own children may still be there.
+  if (pid_ > 0) ::kill(-pid_, SIGKILL);
+}
+
+std::optional<ChildExit> ChildProcess::exited() {
+  if (exit_) return exit_;
+  siginfo_t info{};
+  if (::waitid(P_PIDFD, static_cast<id_t>(pidfd_), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return std::nullopt;
+  exit_ = info.si_code == CLD_EXITED ? ChildExit{info.si_status, 0} : ChildExit{0, info.si_status};
+  return exit_;
+}
+
+std::optional<ChildExit> ChildProcess::wait_for(std::chrono::milliseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (!exited()) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now());
+    if (left.count() <= 0) return std::nullopt;
+    pollfd fd{pidfd_, POLLIN, 0};
+    ::poll(&fd, 1, static_cast<int>(left.count()));
+  }
+  return exit_;
+}
+
+base::Result<std::string> run_and_read(ChildCommand command, const std::filesystem::path& scratch, std::chrono::milliseconds limit) {
+  command.output = scratch;
+  auto child = ChildProcess::start(command);
+  if (!child) return child.error();
+  const auto exit = child->wait_for(limit);
+  auto text = base::read_file(scratch);
+  if (!text) return text.error();
+  if (!exit) return base::Error{base::ErrorCode::kSubject, fmt::format("no answer within {} ms", limit.count()), command.arguments[0]};
+  if (exit->signal != 0 || exit->exit_code != 0)
+    return base::Error{base::ErrorCode::kSubject, fmt::format("ended with {}: {}", exit->text(), text->substr(0, 400)), command.arguments[0]};
+  return text;
+}
+
+}  // namespace moecheck::launch

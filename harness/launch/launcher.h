@@ -1,0 +1,61 @@
+// Runs one case on ranks of a subject and says how that went. The tensors lie in the trace folder afterwards.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "harness/launch/rank_pool.h"
+
+namespace moecheck::launch {
+
+enum class RunEnd {
+  kCompleted,     // every rank finished every phase
+  kRaised,        // a rank raised in a phase: see `raised`; the trace goes up to there
+  kUnsupported,   // refused, with a reason
+  kCrashed,       // a rank was killed by a signal or left
+  kTimedOut,
+  kBroken,        // infrastructure: could not start, disk full, protocol not followed
+  kInterrupted,
+};
+
+struct RaisedPhase {
+  model::Dim rank = 0;
+  std::string phase;
+  std::string message;
+  std::string traceback;
+};
+
+struct CaseRun {
+  RunEnd end = RunEnd::kBroken;
+  std::string reason;                  // one line: rank, phase, signal, collective
+  std::vector<RaisedPhase> raised;
+  double seconds = 0;                  // spent waiting for the ranks
+};
+
+struct CaseFolders {
+  std::filesystem::path checkpoint;
+  std::filesystem::path trace;
+};
+
+// An interface, so that the pipeline can be tested without processes.
+class Launcher {
+ public:
+  virtual ~Launcher() = default;
+  virtual base::Result<subject::Capabilities> describe() = 0;
+  virtual CaseRun run(const cases::Case& one, const CaseFolders& folders, std::chrono::milliseconds limit) = 0;
+};
+
+struct LauncherOptions {
+  std::vector<std::string> command;     // the subject
+  std::filesystem::path scratch;
+  bool is_fresh_per_case = false;       // --fresh-ranks
+};
+
+// Persistent pools, one a world size. A pool in which a rank failed, hung, or ran a fault is replaced.
+std::unique_ptr<Launcher> make_process_launcher(LauncherOptions options);
+
+}  // namespace moecheck::launch

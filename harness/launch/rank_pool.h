@@ -1,0 +1,52 @@
+// The ranks of one subject at one world size: started once, given request after request.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/base/json.h"
+#include "harness/launch/child_process.h"
+#include "harness/subject/protocol.h"
+
+namespace moecheck::launch {
+
+// What became of one rank in one request.
+struct RankOutcome {
+  std::optional<subject::Reply> reply;
+  std::optional<ChildExit> exit;                      // it ended
+  std::optional<subject::CollectiveEvent> waits_in;   // the collective it had entered and not left
+  std::string protocol_error;                         // garbage on the socket
+};
+
+enum class CallEnd { kAnswered, kFailed, kTimedOut, kInterrupted };
+
+struct CallResult {
+  CallEnd end = CallEnd::kAnswered;
+  std::vector<RankOutcome> ranks;
+};
+
+class RankPool {
+ public:
+  struct Options {
+    std::vector<std::string> command;
+    model::Dim world_size = 1;
+    std::filesystem::path folder;              // sockets, logs and the rendezvous; made by the pool
+    std::chrono::milliseconds start_limit{60'000};
+  };
+
+  // Starts the ranks and waits until all said hello. Errors: kSubject with the rank's last output; kIo.
+  static base::Result<std::unique_ptr<RankPool>> start(const Options& options);
+  virtual ~RankPool() = default;
+
+  // Sends request `r` to rank r and waits for all replies. After the first failure the others get a short grace, since they
+  // may wait for the failed one forever. Returns early with kInterrupted at the second interrupt.
+  virtual CallResult call(const std::vector<base::Json>& requests, std::chrono::milliseconds limit) = 0;
+  virtual std::filesystem::path rendezvous() const = 0;
+  virtual std::string last_output(model::Dim rank) const = 0;   // tail of the rank's stdout and stderr
+};
+
+}  // namespace moecheck::launch

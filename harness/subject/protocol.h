@@ -1,0 +1,108 @@
+// The subject contract, protocol v1: what a driver and one rank of a subject say to each other.
+//
+// `CMD --moecheck-describe` prints Capabilities as one JSON object. Otherwise CMD is started once per rank with RANK,
+// LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them, and MOECHECK_SOCKET, a UNIX stream socket to
+// connect to. JSON objects, one a line:
+//   rank -> driver   {"event": "hello", "protocol": 1, "rank": r, "pid": p}         first, unasked
+//   driver -> rank   {"id": n, "op": "open", ...OpenRequest}, then {"id": n, "op": "load" | "forward" | "close"}
+//   rank -> driver   {"id": n, "ok": true, "implementation": s, "experts_backend": s}
+//                    {"id": n, "ok": false, "code": "unsupported" | "oom" | "io" | "error", "message": s, "traceback": s}
+//   rank -> driver   {"event": "enter" | "leave", "collective": s, "group": s, "sequence": n, "site": s}   at any time:
+//                    lets a timeout name the collective that a rank waits in
+// "io": the rank could not read the checkpoint or write its trace; that is infrastructure and says nothing about the layer.
+// A closed socket asks the rank to leave. Stdout and stderr stay free. A phase's tensors are written to
+// TRACE/<phase>/rank<r>.safetensors (harness/trace/trace.h) before the reply. An unsupported case is refused, never run as
+// something else.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "harness/base/json.h"
+#include "harness/base/result.h"
+#include "harness/cases/case.h"
+
+namespace moecheck::subject {
+
+inline constexpr int kProtocol = 1;
+inline constexpr const char* kSocketVariable = "MOECHECK_SOCKET";
+
+struct OpenRequest {
+  cases::Case one;
+  std::filesystem::path rendezvous;  // a folder for stores; ranks that see the same one again may reuse their groups
+  std::filesystem::path checkpoint;  // folder with model.safetensors in the family's Hugging Face layout
+  std::filesystem::path trace;       // folder to write to
+};
+
+struct Reply {
+  bool is_ok = false;
+  std::string code;       // "unsupported", "oom", "io" or "error" if not ok
+  std::string message;
+  std::string traceback;
+  std::string implementation;   // what really ran
+  std::string experts_backend;
+};
+
+struct CollectiveEvent {
+  bool is_enter = false;
+  std::string collective;   // "all_reduce"
+  std::string group;        // mesh dimension
+  std::int64_t sequence = 0;
+  std::string site;         // stage
+};
+
+base::Json to_json(const OpenRequest& request);
+base::Result<OpenRequest> open_request_from_json(const base::Json& json);
+
+base::Json to_json(const Reply& reply);
+base::Result<Reply> reply_from_json(const base::Json& json);
+
+base::Json to_json(const CollectiveEvent& event);
+base::Result<CollectiveEvent> collective_event_from_json(const base::Json& json);
+
+// An injectable known bug, as the subject describes it.
+struct ExpectedCatch {
+  std::string check;
+  std::string stage;                  // where the finding must stand
+  std::optional<std::int64_t> rank;
+  std::optional<std::int64_t> expert; // global id, if an expert is involved
+};
+
+struct FaultInfo {
+  std::string name;
+  std::string origin;     // zoo id and upstream thread
+  std::string summary;
+  std::string replaces;   // the seam
+  std::string trigger;    // id of the smallest case that shows it, without the fault
+  std::vector<ExpectedCatch> expected;
+};
+
+struct ImplementationInfo {
+  std::string name;
+  std::string summary;
+  std::vector<std::string> mesh_dims;
+  std::vector<std::string> experts_backends;
+};
+
+struct Capabilities {
+  int protocol = 0;
+  std::string name;
+  std::string version;
+  std::vector<ImplementationInfo> implementations;
+  std::vector<std::string> dtypes;
+  std::vector<std::string> phases;
+  std::vector<std::string> taps;
+  std::vector<std::string> weight_layouts;
+  std::vector<FaultInfo> faults;
+
+  const FaultInfo* find_fault(std::string_view fault) const;
+  // Why the case is outside of what is declared; empty if it is inside.
+  std::string refusal(const cases::Case& one) const;
+};
+
+base::Json to_json(const Capabilities& capabilities);
+base::Result<Capabilities> capabilities_from_json(const base::Json& json);
+
+}  // namespace moecheck::subject

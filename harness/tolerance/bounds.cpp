@@ -1,0 +1,109 @@
+#include "harness/tolerance/bounds.h"
+
+#include <array>
+#include <cmath>
+#include <limits>
+
+#include "harness/base/require.h"
+
+namespace moecheck::tolerance {
+namespace {
+
+constexpr double kAccumulator = 0x1p-24;  // u_a: unit roundoff of fp32
+
+// Softmax beside its sum: two exponentials of 1 ulp (4 u), shift by the maximum counted apart, division by the sum and
+// renormalisation with its own sum's last rounding (3 u), and as much again, since vector libraries promise 1 to 2 ulp.
+constexpr double kSoftmaxRoundings = 16;
+// Top-k on probabilities: exponential and division of both (6 u), two spare; the common denominator cancels but for its use.
+constexpr double kOrderRoundings = 8;
+// silu(g) = g / (1 + exp(-g)): exponential 2 ulp (4 u), sum, division, product, one spare.
+constexpr double kSiluRoundings = 8;
+// exp(-g) overflows fp32 for g < -88.7, where |silu(g)| < 2^-121; zero is then a fair answer. Times |up| up to 8.
+constexpr double kSiluFlush = 0x1p-118;
+
+struct StageName {
+  std::string_view tap;
+  Stage stage;
+};
+
+constexpr std::array kStages = {
+    StageName{"input/x_TD", Stage::kExact},           StageName{"router/logits_TE", Stage::kMatmul},
+    StageName{"router/scores_TK", Stage::kScores},    StageName{"experts/gate_up_RG", Stage::kMatmul},
+    StageName{"experts/act_RF", Stage::kActivation},  StageName{"experts/out_RD", Stage::kMatmul},
+    StageName{"combine/partial_TD", Stage::kCombine}, StageName{"output/y_TD", Stage::kReduction},
+};
+
+// B = gamma_K sum|a b| + u_s |c|. The stored number is the accumulated one, hence u_s on |c| plus its error.
+double matmul_bound(const StageBoundInput& in, double u_s) {
+  const double accumulated = gamma(in.terms, kAccumulator) * in.magnitude;
+  return accumulated + u_s * (std::fabs(in.value) + accumulated);
+}
+
+// Relative. A shifted exponent x - max carries u |x - max|, which for a score w is at most u ln(1/w), and on average over the
+// softmax at most u ln E (Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 2021, for the rest).
+double scores_bound(const StageBoundInput& in, double u_s) {
+  const double weight = std::fabs(in.value);
+  if (weight == 0) return 0;  // an exact zero, or far below any storable probability: underflow is added by the caller
+  const double experts = static_cast<double>(in.terms);
+  const double shift = std::fmax(0.0, -std::log(weight)) + std::log(experts);
+  const double computed = (experts + kSoftmaxRoundings + shift) * kAccumulator;
+  return weight * (computed + u_s * (1 + computed));
+}
+
+// silu stored, then the product stored: two roundings to the dtype where a fused kernel has one.
+double activation_bound(const StageBoundInput& in, double u_s) {
+  const double relative = (1 + kSiluRoundings * kAccumulator) * (1 + u_s) * (1 + u_s) - 1;
+  return relative * std::fabs(in.value) + kSiluFlush;
+}
+
+// Each product rounded to the dtype, then a running sum in the dtype (index_add_ into a bf16 buffer does that).
+double combine_bound(const StageBoundInput& in, double u_s) {
+  return (u_s + gamma(in.terms, u_s)) * in.magnitude + u_s * std::fabs(in.value);
+}
+
+// A ring adds P - 1 times in the dtype, on partial sums of any order: sum |x_r|, not |sum x_r|.
+double reduction_bound(const StageBoundInput& in, double u_s) {
+  return gamma(in.terms - 1, u_s) * in.magnitude + u_s * std::fabs(in.value);
+}
+
+}  // namespace
+
+std::optional<Stage> stage_of_tap(std::string_view tap) {
+  for (const StageName& row : kStages)
+    if (row.tap == tap) return row.stage;
+  return std::nullopt;
+}
+
+double gamma(std::int64_t n, double u) {
+  const double nu = static_cast<double>(n) * u;
+  MOECHECK_REQUIRE(n >= 0 && nu < 1, std::to_string(n));
+  return nu / (1 - nu);
+}
+
+double stage_bound(const StageBoundInput& in) {
+  const double u_s = base::unit_roundoff(in.store);
+  // Each summand may underflow on its own.
+  const double underflow = base::underflow_unit(in.store) * static_cast<double>(in.terms + 1);
+  switch (in.stage) {
+    case Stage::kExact: return 0;
+    case Stage::kMatmul: return matmul_bound(in, u_s) + underflow;
+    case Stage::kScores: return scores_bound(in, u_s) + underflow;
+    case Stage::kActivation: return activation_bound(in, u_s) + underflow;
+    case Stage::kCombine: return combine_bound(in, u_s) + underflow;
+    case Stage::kReduction: return in.terms <= 1 ? 0 : reduction_bound(in, u_s) + underflow;
+  }
+  MOECHECK_REQUIRE(false, "stage without a bound");
+  return 0;
+}
+
+double softmax_order_slack(std::int64_t num_experts) {
+  return (static_cast<double>(num_experts) + kOrderRoundings) * kAccumulator;
+}
+
+double used(double err, double bound) {
+  if (std::isnan(err) || std::isnan(bound)) return std::numeric_limits<double>::quiet_NaN();
+  if (bound == 0) return err == 0 ? 0 : std::numeric_limits<double>::infinity();
+  return err / bound;
+}
+
+}  // namespace moecheck::tolerance

@@ -1,0 +1,52 @@
+// Hard bounds: an element that errs by more than these is wrong under the declared arithmetic, whatever the order of summation.
+//
+// Arithmetic:  inputs of a stage are what the subject recorded, bit for bit; they are upcast, so they add no error. Sums of
+//              products are accumulated in fp32 (u_a = 2^-24); results are stored in the case's dtype (u_s).
+// Source:      gamma_n = n u / (1 - n u), Higham, Accuracy and Stability of Numerical Algorithms, ch. 3.
+// The bounds are worst cases: an honest run stays far below them, and a fault below them is not seen by them.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+#include "harness/base/dtype.h"
+
+namespace moecheck::tolerance {
+
+enum class Stage {
+  kExact,       // copied, never computed: input
+  kMatmul,      // logits, gate_up, out: a dot product of `terms` products
+  kScores,      // softmax over `terms` logits, taken in fp32
+  kActivation,  // silu(gate) * up
+  kCombine,     // weighted sum over `terms` slots
+  kReduction,   // sum of `terms` ranks' partial results, in the store dtype
+};
+
+// The stage that a tap shows; none for taps that are not computed in floating point.
+std::optional<Stage> stage_of_tap(std::string_view tap);
+
+struct StageBoundInput {
+  Stage stage = Stage::kExact;
+  base::DType store = base::DType::kF32;
+  double value = 0;         // what the reference says
+  double magnitude = 0;     // sum of |summands|
+  std::int64_t terms = 1;
+};
+
+// n u / (1 - n u). Requires: n u < 1.
+double gamma(std::int64_t n, double u);
+
+// Largest |got - value| that an honest implementation can show; NaN or infinite if the value is.
+double stage_bound(const StageBoundInput& in);
+
+// Two probabilities of one softmax may come out in the other order if their logits differ by less than this.
+double softmax_order_slack(std::int64_t num_experts);
+
+// err <= bound, so that NaN fails.
+inline bool within(double err, double bound) { return err <= bound; }
+
+// err / bound; infinite for an error where none is allowed, NaN for NaN.
+double used(double err, double bound);
+
+}  // namespace moecheck::tolerance

@@ -1,0 +1,31 @@
+// The (token, slot) grid of routed rows, flattened as the frameworks do: row n = token * K + slot.
+#pragma once
+
+#include "parallel_impls/layer/seams.h"
+
+namespace moecheck::parallel_impls {
+
+struct FlatSlots {
+  at::Tensor token_N;
+  at::Tensor slot_N;
+  at::Tensor ids_N;      // local ids, e for the sentinel
+  at::Tensor scores_N;   // element n of the flattened scores: pairing is by position
+};
+
+inline FlatSlots flatten_slots(const RoutedSlots& slots) {
+  const at::Tensor n = at::arange(slots.ids_TK.numel(), at::kLong);
+  const model::Dim k = slots.ids_TK.size(1);
+  return {n.div(k, "floor"), n.remainder(k), slots.ids_TK.reshape({-1}), slots.scores_TK.reshape({-1}).narrow(0, 0, n.numel())};
+}
+
+inline at::Tensor silu_times_up(const at::Tensor& gate_up_RG) {
+  const auto halves = gate_up_RG.chunk(2, -1);
+  return at::silu(halves[0]) * halves[1];
+}
+
+// (token, slot, expert) of each row; -1 as the expert of rows that are only padding.
+inline at::Tensor row_keys(const at::Tensor& token_R, const at::Tensor& slot_R, const at::Tensor& ids_R, model::Dim num_local) {
+  return at::stack({token_R, slot_R, ids_R.masked_fill(ids_R >= num_local, -1)}, 1);
+}
+
+}  // namespace moecheck::parallel_impls

@@ -1,0 +1,57 @@
+// What an implementation is to the rank program: it loads its shard, then computes; and how it makes itself known.
+#pragma once
+
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "parallel_impls/layer/seams.h"
+
+namespace moecheck::parallel_impls {
+
+// A layout or request that the implementation does not support: answered "unsupported", never run as something else.
+class Unsupported : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// A file that could not be read or written, or is damaged: answered "io".
+class FileFailure : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+struct LayerContext {
+  const cases::Case& one;
+  std::shared_ptr<Communicator> comm;
+  model::Dim local_rank = 0;
+  Seams seams;
+};
+
+class Layer {
+ public:
+  virtual ~Layer() = default;
+  // Ranks: every rank of the mesh. Taps param/*.
+  virtual void load(const std::filesystem::path& checkpoint, Tapper& tapper) = 0;
+  // x_TD: tokens of the rank's data-parallel group. Ranks: every rank of the mesh, also with T == 0.
+  virtual void forward(const at::Tensor& x_TD, Tapper& tapper) = 0;
+  virtual std::string experts_backend() const = 0;   // the one that really runs
+};
+
+struct Implementation {
+  std::string name;
+  std::string summary;
+  std::vector<std::string> mesh_dims;
+  std::function<std::unique_ptr<Layer>(LayerContext)> make;   // throws Unsupported
+};
+
+const std::vector<Implementation>& implementations();
+bool register_implementation(Implementation implementation);
+
+}  // namespace moecheck::parallel_impls
+
+#define MOECHECK_REGISTER_IMPLEMENTATION(...) \
+  [[maybe_unused]] static const bool moecheck_registered_implementation = ::moecheck::parallel_impls::register_implementation(__VA_ARGS__)

@@ -1,0 +1,13 @@
+// Router of the softmax families, as the frameworks compute it: logits in the model's dtype, softmax in fp32, scores cast back.
+#pragma once
+
+#include "harness/model/model_spec.h"
+#include "parallel_impls/layer/seams.h"
+#include "parallel_impls/layer/tapper.h"
+
+namespace moecheck::parallel_impls {
+
+// Taps router/logits_TE, router/scores_TK, router/ids_TK. Ids are global.
+RoutedSlots route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, Tapper& tapper);
+
+}  // namespace moecheck::parallel_impls

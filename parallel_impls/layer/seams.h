@@ -1,0 +1,100 @@
+// The seams of a parallel MoE layer: every place where an implementation decides something that is known to go wrong.
+// A sound implementation fills them with the functions declared here; a fault replaces some of them and nothing else.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <ATen/ATen.h>
+
+#include "harness/cases/case.h"
+#include "parallel_impls/comm/communicator.h"
+#include "parallel_impls/layer/plan.h"
+#include "parallel_impls/layer/tapper.h"
+
+namespace moecheck::parallel_impls {
+
+// Local parameters of one rank.
+struct LayerParams {
+  at::Tensor attention_DD;
+  at::Tensor router_ED;
+  at::Tensor gate_up_EGD;
+  at::Tensor down_EDF;
+};
+
+// Where a rank stands in the mesh dimension that a parameter is sharded over.
+struct ShardContext {
+  model::Dim coordinate = 0;   // mesh-local rank
+  model::Dim size = 1;
+  model::Dim local_rank = 0;   // LOCAL_RANK: the device index where there are devices
+};
+
+// Contiguous pieces (first, count) of one dimension, in local order.
+using Ranges = std::vector<std::pair<model::Dim, model::Dim>>;
+
+// Scores and ids as the local experts are given them; global ids in, local ids out.
+struct RoutedSlots {
+  at::Tensor scores_TK;
+  at::Tensor ids_TK;
+};
+
+struct LocalExperts {
+  model::Dim first = 0;   // global id of local expert 0
+  model::Dim count = 0;   // e
+};
+
+struct ExpertsInput {
+  at::Tensor x_TD;
+  RoutedSlots slots;
+  LocalExperts local;
+  at::Tensor gate_up_EGD;
+  at::Tensor down_EDF;
+};
+
+// Rows are listed with their keys; rows that were computed only as padding carry expert -1.
+struct ExpertsOutput {
+  at::Tensor partial_TD;
+  at::Tensor rows_R3;      // token, slot, local expert
+  at::Tensor gate_up_RG;
+  at::Tensor act_RF;
+  at::Tensor out_RD;
+};
+
+struct ExpertsBackend {
+  std::string name;
+  std::function<ExpertsOutput(const ExpertsInput&)> forward;
+};
+
+struct Seams {
+  // Loading: which parameters are sharded, and how.
+  std::function<Style(const Plan& plan, std::string_view parameter)> style_of;
+  // The experts that a rank keeps of a parameter with `num_experts` experts; called once a parameter.
+  std::function<std::pair<model::Dim, model::Dim>(model::Dim num_experts, const ShardContext&)> expert_range;
+  // Rows of a packed [gate; up] dimension that a rank keeps.
+  std::function<Ranges(model::Dim packed_rows, const ShardContext&)> packed_rows;
+  // After the local shards are in place.
+  std::function<void(LayerParams&, Communicator&)> after_load;
+  // Forward.
+  std::function<RoutedSlots(const RoutedSlots& global, const LocalExperts&)> shard_routing;
+  std::function<const ExpertsBackend*(std::string_view name)> find_backend;   // nullptr: there is none
+  std::function<void(at::Tensor& partial_TD, Communicator&, std::string_view dim)> combine;
+};
+
+Seams sound_seams();
+
+// The sound functions, for faults that change one of them slightly.
+std::pair<model::Dim, model::Dim> contiguous_experts(model::Dim num_experts, const ShardContext& shard);
+Ranges gate_and_up_pieces(model::Dim packed_rows, const ShardContext& shard);
+
+const ExpertsBackend* find_registered_backend(std::string_view name);
+std::vector<std::string> backend_names();
+bool register_backend(ExpertsBackend backend);
+
+}  // namespace moecheck::parallel_impls
+
+#define MOECHECK_REGISTER_BACKEND(...) \
+  [[maybe_unused]] static const bool moecheck_registered_backend = ::moecheck::parallel_impls::register_backend(__VA_ARGS__)

@@ -1,0 +1,25 @@
+// Collects what a rank shows: named local tensors with placement; written to a file when a phase ends.
+#pragma once
+
+#include <string_view>
+
+#include <ATen/ATen.h>
+
+#include "harness/trace/trace.h"
+
+namespace moecheck::parallel_impls {
+
+class Tapper {
+ public:
+  // Copies the tensor: later in-place changes do not reach the trace. Replicate, full shape.
+  void tap(std::string_view name, const at::Tensor& tensor);
+  void tap_placed(std::string_view name, const at::Tensor& tensor, const model::Placement& placement, std::string_view mesh_dim,
+                  base::Shape global_shape);
+
+  std::map<std::string, trace::Tapped, std::less<>> take();
+
+ private:
+  std::map<std::string, trace::Tapped, std::less<>> taps_;
+};
+
+}  // namespace moecheck::parallel_impls

@@ -1,0 +1,52 @@
+#include "parallel_impls/layer/tensor_bridge.h"
+
+#include <cstring>
+
+#include "harness/base/require.h"
+
+namespace moecheck::parallel_impls {
+namespace {
+
+using base::DType;
+
+constexpr std::array<std::pair<DType, at::ScalarType>, 8> kTypes = {{
+    {DType::kF32, at::kFloat},
+    {DType::kF64, at::kDouble},
+    {DType::kBF16, at::kBFloat16},
+    {DType::kF16, at::kHalf},
+    {DType::kI64, at::kLong},
+    {DType::kI32, at::kInt},
+    {DType::kU8, at::kByte},
+    {DType::kBool, at::kBool},
+}};
+
+DType to_host_type(at::ScalarType type) {
+  for (const auto& [host, torch] : kTypes)
+    if (torch == type) return host;
+  MOECHECK_REQUIRE(false, c10::toString(type));
+  return DType::kF32;
+}
+
+}  // namespace
+
+at::ScalarType to_torch(DType dtype) {
+  for (const auto& [host, torch] : kTypes)
+    if (host == dtype) return torch;
+  MOECHECK_REQUIRE(false, std::string(base::knob_name(dtype)));
+  return at::kFloat;
+}
+
+at::Tensor to_torch(const base::HostTensor& tensor) {
+  at::Tensor result = at::empty(tensor.shape(), to_torch(tensor.dtype()));
+  if (tensor.num_bytes() > 0) std::memcpy(result.data_ptr(), tensor.bytes().data(), tensor.num_bytes());
+  return result;
+}
+
+base::HostTensor to_host(const at::Tensor& tensor) {
+  const at::Tensor dense = tensor.detach().contiguous();
+  base::HostTensor result(to_host_type(dense.scalar_type()), base::Shape(dense.sizes().begin(), dense.sizes().end()));
+  if (result.num_bytes() > 0) std::memcpy(result.mutable_bytes().data(), dense.data_ptr(), result.num_bytes());
+  return result;
+}
+
+}  // namespace moecheck::parallel_impls

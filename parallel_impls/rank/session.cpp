@@ -1,0 +1,111 @@
+#include "parallel_impls/rank/session.h"
+
+#include <algorithm>
+
+#include "harness/base/files.h"
+#include "harness/inputs/generator.h"
+#include "harness/trace/tap_points.h"
+#include "parallel_impls/faults/fault.h"
+#include "parallel_impls/layer/tensor_bridge.h"
+
+namespace moecheck::parallel_impls {
+namespace {
+
+const Implementation& find_implementation(const std::string& name) {
+  const auto found = std::ranges::find(implementations(), name, &Implementation::name);
+  if (found == implementations().end()) throw Unsupported(fmt::format("there is no implementation '{}'", name));
+  return *found;
+}
+
+Seams seams_for(const cases::Case& one) {
+  Seams seams = sound_seams();
+  if (one.fault.empty()) return seams;
+  const auto fault = std::ranges::find(faults(), one.fault, [](const Fault& f) { return f.info.name; });
+  if (fault == faults().end()) throw Unsupported(fmt::format("there is no fault '{}'", one.fault));
+  fault->apply(seams);
+  return seams;
+}
+
+}  // namespace
+
+subject::Capabilities describe() {
+  subject::Capabilities c;
+  c.protocol = subject::kProtocol;
+  c.name = "moecheck-rank";
+  c.version = MOECHECK_VERSION;
+  for (const Implementation& impl : implementations()) c.implementations.push_back({impl.name, impl.summary, impl.mesh_dims, backend_names()});
+  c.dtypes = {"fp32", "bf16"};
+  c.phases = {"load", "forward"};
+  for (const trace::TapPoint& tap : trace::tap_points()) c.taps.emplace_back(tap.name);
+  c.weight_layouts = {"huggingface"};
+  for (const Fault& fault : faults()) c.faults.push_back(fault.info);
+  return c;
+}
+
+Session::Session(model::Dim rank, model::Dim local_rank, CollectiveObserver observer)
+    : rank_(rank), local_rank_(local_rank), observer_(std::move(observer)) {}
+
+subject::Reply Session::open(const subject::OpenRequest& request) {
+  close();
+  const Implementation& impl = find_implementation(request.one.impl);
+  for (const model::MeshDim& dim : request.one.problem.mesh.dims())
+    if (std::ranges::find(impl.mesh_dims, dim.name) == impl.mesh_dims.end())
+      throw Unsupported(fmt::format("{} does not support mesh dimension {}", impl.name, dim.name));
+  request_ = request;
+  layer_ = impl.make({request_->one, communicator(request), local_rank_, seams_for(request.one)});
+  return reply();
+}
+
+subject::Reply Session::run_phase(const std::string& phase) {
+  if (layer_ == nullptr) throw std::runtime_error(fmt::format("'{}' before 'open'", phase));
+  try {
+    if (phase == "load") {
+      layer_->load(request_->checkpoint, tapper_);
+    } else if (phase == "forward") {
+      const inputs::Generator generator(request_->one.problem);
+      layer_->forward(to_torch(generator.tokens_TD(rank_)), tapper_);
+    } else {
+      throw Unsupported(fmt::format("there is no phase '{}'", phase));
+    }
+  } catch (const std::exception&) {
+    write_phase(phase, true);  // what was seen up to the exception helps to find its cause
+    throw;
+  }
+  write_phase(phase, false);
+  return reply();
+}
+
+void Session::close() {
+  layer_.reset();
+  request_.reset();
+  tapper_.take();
+}
+
+std::shared_ptr<Communicator> Session::communicator(const subject::OpenRequest& request) {
+  const std::string key = request.one.problem.mesh.text() + "@" + request.rendezvous.string();
+  auto& comm = communicators_[key];
+  if (comm == nullptr) {
+    const auto folder = request.rendezvous / request.one.problem.mesh.text();
+    if (auto made = base::make_folders(folder); !made) throw std::runtime_error(made.error().text());
+    comm = make_gloo_communicator(request.one.problem.mesh, rank_, folder, observer_);
+  }
+  return comm;
+}
+
+void Session::write_phase(const std::string& phase, bool is_aborted) {
+  trace::RankTrace rank;
+  rank.rank = rank_;
+  rank.taps = tapper_.take();
+  rank.aborted = is_aborted;
+  rank.implementation = request_->one.impl;
+  rank.experts_backend = layer_->experts_backend();
+  std::map<std::string, model::Dim> coordinate;
+  for (const model::MeshDim& dim : request_->one.problem.mesh.dims())
+    coordinate[dim.name] = request_->one.problem.mesh.coordinate(rank_, dim.name);
+  if (auto written = trace::write_rank_phase(request_->trace, phase, rank, coordinate); !written)
+    throw FileFailure("trace: " + written.error().text());
+}
+
+subject::Reply Session::reply() const { return {true, "", "", "", request_->one.impl, layer_->experts_backend()}; }
+
+}  // namespace moecheck::parallel_impls

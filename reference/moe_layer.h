@@ -1,0 +1,55 @@
+// The whole layer, forward, in one process: route, dispatch, experts, combine.
+#pragma once
+
+#include "harness/model/model_spec.h"
+#include "reference/combine.h"
+#include "reference/router.h"
+#include "reference/weights.h"
+
+namespace moecheck::reference {
+
+// The layer behind the router, taking experts one after another in any order, each at most once.
+template <typename Scalar>
+class ExpertSum {
+ public:
+  // Requires: 0 <= id < num_experts.
+  ExpertSum(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, Dim num_experts);
+
+  bool needs(Dim expert) const { return !dispatch_.rows_of(expert).empty(); }
+  void add(Dim expert, const ExpertWeights<Scalar>& weights);
+  const Matrix<Scalar>& y_TD() const { return combine_.y_TD(); }
+
+ private:
+  Matrix<Scalar> x_TD_;
+  Dispatch dispatch_;
+  Combine<Scalar> combine_;
+};
+
+template <typename Scalar>
+struct LayerOutput {
+  Matrix<Scalar> logits_TE;
+  IdMatrix ids_TK;
+  Matrix<Scalar> scores_TK;
+  Matrix<Scalar> y_TD;
+};
+
+// y(x) = sum over i in TopK of p_i(x) E_i(x): Switch Transformers, equation 2.
+// Holds the weights of one expert at a time; experts without tokens are not asked for.
+template <typename Scalar>
+class MoeLayer {
+ public:
+  // Requires: `weights` outlives the layer.
+  MoeLayer(const model::ModelSpec& spec, Weights<Scalar>& weights) : spec_(spec), weights_(weights) {}
+
+  LayerOutput<Scalar> forward(const Matrix<Scalar>& x_TD) const;
+  // With someone else's choice of experts, but its own logits and scores.
+  LayerOutput<Scalar> forward(const Matrix<Scalar>& x_TD, const IdMatrix& ids_TK) const;
+
+ private:
+  LayerOutput<Scalar> finish(const Matrix<Scalar>& x_TD, LayerOutput<Scalar> routed) const;
+
+  model::ModelSpec spec_;
+  Weights<Scalar>& weights_;
+};
+
+}  // namespace moecheck::reference

@@ -1,0 +1,34 @@
+// Which experts a token goes to, and with which weights.
+//
+// Determinism: each function is a pure one; ties go to the lowest expert id; NaN counts as largest.
+#pragma once
+
+#include "harness/model/model_spec.h"
+#include "reference/matrix.h"
+
+namespace moecheck::reference {
+
+// h(x) = W_r x: Fedus et al., "Switch Transformers", section 2.1. Row t of the result is W_r x_t.
+template <typename Scalar>
+Matrix<Scalar> router_logits(const Matrix<Scalar>& x_TD, const Matrix<Scalar>& w_router_ED);
+
+// p_i = exp(h_i) / sum_j exp(h_j), row by row: Switch Transformers, equation 1.
+template <typename Scalar>
+Matrix<Scalar> softmax(const Matrix<Scalar>& logits);
+
+// The ids of the k largest entries of each row, largest first.
+template <typename Scalar>
+IdMatrix top_k(const Matrix<Scalar>& values_TE, Dim k);
+
+// The chosen experts of each token. Before top-k (Switch): the k largest p_i; after (Mixtral): the k largest logits.
+template <typename Scalar>
+IdMatrix choose_experts(const Matrix<Scalar>& logits_TE, const model::ModelSpec& spec);
+
+// The gate values of given experts, before or after top-k as the family has it:
+//   Switch, equation 2: p_i, and if `spec.renormalise` p_i / sum over the chosen p_j;
+//   Jiang et al., "Mixtral of Experts", section 2.1: softmax(TopK(x W_g)) over the chosen logits only.
+// Requires: 0 <= id < E.
+template <typename Scalar>
+Matrix<Scalar> scores_from_logits(const Matrix<Scalar>& logits_TE, const IdMatrix& ids_TK, const model::ModelSpec& spec);
+
+}  // namespace moecheck::reference
