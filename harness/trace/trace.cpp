@@ -37,6 +37,7 @@ base::Status merge_phase(const std::filesystem::path& path, RankTrace& rank) {
     rank.implementation = about->value("implementation", rank.implementation);
     rank.experts_backend = about->value("experts_backend", rank.experts_backend);
     const Json taps = about->value("taps", Json::object());
+    if (!taps.is_object()) return Error{ErrorCode::kDamaged, "metadata 'moecheck': taps is not an object", path.string()};
     for (const auto& [name, tensor] : file->tensors) {
       auto tapped = read_tap(name, tensor, taps);
       if (!tapped) return Error{tapped.error().code, tapped.error().message, path.string()};
