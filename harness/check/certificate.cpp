@@ -30,10 +30,18 @@ Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen) {
   return result;
 }
 
+std::vector<Dim> chosen_of(const base::HostTensor& ids_TK, Dim token) {
+  std::vector<Dim> chosen;
+  for (Dim n = token * ids_TK.dim(1); n < (token + 1) * ids_TK.dim(1); ++n) chosen.push_back(ids_TK.int_at(n));
+  std::ranges::sort(chosen);
+  return chosen;
+}
+
 std::vector<Dim> top_k_of(const std::vector<double>& logits, std::size_t top_k) {
   std::vector<Dim> order(logits.size());
   std::iota(order.begin(), order.end(), Dim{0});
-  std::ranges::stable_sort(order, [&](Dim a, Dim b) { return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)]; });
+  const auto logit = [&](Dim e) { return logits[static_cast<std::size_t>(e)]; };
+  std::ranges::stable_sort(order, [&](Dim a, Dim b) { return logit(a) > logit(b); });
   order.resize(top_k);
   std::ranges::sort(order);
   return order;

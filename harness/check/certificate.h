@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "harness/base/host_tensor.h"
 #include "harness/model/dims.h"
 
 namespace moecheck::check {
@@ -26,6 +27,9 @@ struct Certificate {
 // Admissible: min over the chosen of value + bound >= max over the others of value - bound. Exact, since a set is a top-k if
 // and only if no other expert beats a chosen one. Requires: `chosen` are different experts of 0..E-1.
 Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen);
+
+// The experts of one token, sorted by id. Requires: integers (T, K).
+std::vector<Dim> chosen_of(const base::HostTensor& ids_TK, Dim token);
 
 // Sorted by id. Ties: the lower id wins.
 std::vector<Dim> top_k_of(const std::vector<double>& logits, std::size_t top_k);

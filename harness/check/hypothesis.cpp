@@ -13,7 +13,8 @@ namespace {
 
 using Row = std::vector<double>;
 
-// A candidate explains a row if what is left is this much smaller than what was to be explained; a guess for a reader, never a verdict.
+// A candidate explains a row if what is left is this much smaller than what was to be explained: a guess for a reader, never
+// a verdict.
 constexpr double kExplained = 0.05;
 
 Row row_of(const base::HostTensor& tensor, Dim row) {
@@ -57,36 +58,38 @@ std::string summand_clause(const Row& residual, const Row& summand, std::string_
   return "";
 }
 
-const base::HostTensor* tensor_of(const CheckInput& input, Dim rank, std::string_view tap, std::size_t num_dims) {
+// Nullptr unless the tensor is as declared: what a subject wrote may be anything.
+const base::HostTensor* tensor_of(const CheckInput& input, Dim rank, std::string_view tap) {
   const trace::RankTrace* seen = rank_trace(input, rank);
   const base::HostTensor* tensor = seen == nullptr ? nullptr : seen->tensor(tap);
-  return tensor != nullptr && tensor->shape().size() == num_dims ? tensor : nullptr;
+  if (tensor == nullptr) return nullptr;
+  return misfit(input.one.problem, tap, rank, rows_of_rank(input, rank), *tensor).empty() ? tensor : nullptr;
 }
 
 std::string combine_clause(const CheckInput& input, const Deviation& d, const Row& residual) {
-  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3", 2);
-  const auto* out_RD = tensor_of(input, d.rank, "experts/out_RD", 2);
-  const auto* scores_TK = tensor_of(input, d.rank, "dispatch/scores_TK", 2);
+  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3");
+  const auto* out_RD = tensor_of(input, d.rank, "experts/out_RD");
+  const auto* scores_TK = tensor_of(input, d.rank, "dispatch/scores_TK");
   if (rows_R3 == nullptr || out_RD == nullptr || scores_TK == nullptr || rows_R3->dim(0) != out_RD->dim(0)) return "";
   for (Dim row = 0; row < rows_R3->dim(0); ++row) {
     const RowKey key = row_key(*rows_R3, row);
     if (key.token != d.row || key.slot < 0 || key.slot >= scores_TK->dim(1)) continue;
     const Row out = row_of(*out_RD, row);
     const double score = scores_TK->at(d.row * scores_TK->dim(1) + key.slot);
-    if (auto clause = summand_clause(residual, scaled(score, out), fmt::format("the contribution of expert {}, slot {},", key.expert, key.slot)); !clause.empty())
-      return clause;
-    if (!summand_clause(residual, scaled(score - 1, out), "it").empty())
-      return fmt::format("the contribution of expert {}, slot {}, is not weighted by its score", key.expert, key.slot);
+    const std::string name = fmt::format("the contribution of expert {}, slot {},", key.expert, key.slot);
+    if (auto clause = summand_clause(residual, scaled(score, out), name); !clause.empty()) return clause;
+    if (explains(difference(residual, scaled(1 - score, out)), Row(residual.size(), 0.0), residual))
+      return name + " is not weighted by its score";
   }
   return "";
 }
 
 std::string output_clause(const CheckInput& input, const Deviation& d, const Row& residual) {
   for (const Dim rank : token_group(input.one.problem.mesh, d.rank)) {
-    const auto* partial_TD = tensor_of(input, rank, "combine/partial_TD", 2);
+    const auto* partial_TD = tensor_of(input, rank, "combine/partial_TD");
     if (partial_TD == nullptr || partial_TD->shape() != d.got.shape()) continue;
-    if (auto clause = summand_clause(residual, row_of(*partial_TD, d.row), fmt::format("the partial result of rank {}", rank)); !clause.empty())
-      return clause;
+    const std::string name = fmt::format("the partial result of rank {}", rank);
+    if (auto clause = summand_clause(residual, row_of(*partial_TD, d.row), name); !clause.empty()) return clause;
   }
   return "";
 }
@@ -100,8 +103,9 @@ std::string halves_clause(const Row& want, const Row& got) {
 
 // act: silu was taken of up instead of gate.
 std::string activation_clause(const CheckInput& input, const Deviation& d, const Row& want, const Row& got) {
-  const auto* gate_up_RG = tensor_of(input, d.rank, "experts/gate_up_RG", 2);
-  if (gate_up_RG == nullptr || d.row >= gate_up_RG->dim(0) || static_cast<std::size_t>(gate_up_RG->dim(1)) != 2 * want.size()) return "";
+  const auto* gate_up_RG = tensor_of(input, d.rank, "experts/gate_up_RG");
+  if (gate_up_RG == nullptr || d.row >= gate_up_RG->dim(0)) return "";
+  if (static_cast<std::size_t>(gate_up_RG->dim(1)) != 2 * want.size()) return "";
   const Row gate_up = row_of(*gate_up_RG, d.row);
   Row swapped = want;
   for (std::size_t i = 0; i < want.size(); ++i) {
@@ -112,7 +116,7 @@ std::string activation_clause(const CheckInput& input, const Deviation& d, const
 }
 
 std::string row_name(const CheckInput& input, const Deviation& d, Dim row) {
-  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3", 2);
+  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3");
   if (d.tap.starts_with("experts/") && rows_R3 != nullptr && row < rows_R3->dim(0)) {
     const RowKey key = row_key(*rows_R3, row);
     return fmt::format("token {}, slot {}, expert {}", input.one.problem.first_token(d.rank) + key.token, key.slot, key.expert);
@@ -124,7 +128,8 @@ std::string row_name(const CheckInput& input, const Deviation& d, Dim row) {
 std::string other_row_clause(const CheckInput& input, const Deviation& d, const Row& want, const Row& got) {
   constexpr Dim kMostRows = 4096;  // a search over all rows has to stay cheap
   for (Dim row = 0; row < std::min(d.expected.value.dim(0), kMostRows); ++row)
-    if (row != d.row && explains(row_of(d.expected.value, row), got, want)) return fmt::format("equals the value of {}", row_name(input, d, row));
+    if (row != d.row && explains(row_of(d.expected.value, row), got, want))
+      return fmt::format("equals the value of {}", row_name(input, d, row));
   return "";
 }
 
@@ -133,7 +138,8 @@ std::string permuted_clause(const Row& want, const Row& got) {
   std::ranges::sort(sorted_want);
   std::ranges::sort(sorted_got);
   const double error = distance(want, got);
-  return error > 0 && tolerance::within(distance(sorted_want, sorted_got), kExplained * error) ? "the same values in other places of the row" : "";
+  const bool is_permuted = error > 0 && tolerance::within(distance(sorted_want, sorted_got), kExplained * error);
+  return is_permuted ? "the same values in other places of the row" : "";
 }
 
 }  // namespace
@@ -160,7 +166,8 @@ std::string ratio_clause(const Row& want, const Row& got, const model::Problem& 
 std::string hypothesis_for(const CheckInput& input, const Deviation& d) {
   const Row want = row_of(d.expected.value, d.row);
   const Row got = row_of(d.got, d.row);
-  if (std::ranges::any_of(got, [](double v) { return !std::isfinite(v); })) return "NaN or Inf from finite inputs: unwritten memory or overflow";
+  if (!std::ranges::all_of(got, [](double v) { return std::isfinite(v); }))
+    return "NaN or Inf from finite inputs: unwritten memory or overflow";
   const Row residual = difference(got, want);
   // The stage's own explanation says more than a ratio: with two ranks, a lost partial may look like one half.
   std::vector<std::string> clauses;

@@ -50,7 +50,8 @@ void drop_repeated(std::vector<Finding>& findings) {
 
 void merge_experts(const std::vector<record::ExpertCell>& from, CaseRecord& into) {
   for (const record::ExpertCell& cell : from) {
-    const auto same = std::ranges::find_if(into.experts, [&](const record::ExpertCell& c) { return c.rank == cell.rank && c.expert == cell.expert; });
+    const auto is_same = [&](const record::ExpertCell& c) { return c.rank == cell.rank && c.expert == cell.expert; };
+    const auto same = std::ranges::find_if(into.experts, is_same);
     if (same == into.experts.end()) {
       into.experts.push_back(cell);
       continue;
@@ -73,26 +74,28 @@ std::string place_text(const Finding& finding) {
 std::string names_in_state(const CaseRecord& one, CheckState state) {
   std::string names;
   for (const record::CheckResult& check : one.checks)
-    if (check.state == state) names += fmt::format("{}{}{}", names.empty() ? "" : "; ", check.name, check.note.empty() ? "" : ": " + check.note);
+    if (check.state == state)
+      names += fmt::format("{}{}{}", names.empty() ? "" : "; ", check.name, check.note.empty() ? "" : ": " + check.note);
   return names;
 }
 
 void give_verdict(CaseRecord& one) {
-  const auto any_state = [&](CheckState state) { return std::ranges::any_of(one.checks, [&](const auto& c) { return c.state == state; }); };
-  const auto any_class = [&](record::FindingClass cls) { return std::ranges::any_of(one.findings, [&](const Finding& f) { return f.cls == cls; }); };
+  const auto is_vacuous = [](const record::CheckResult& c) { return c.state == CheckState::kVacuous; };
+  const auto is_open = [](const Finding& f) { return f.cls == record::FindingClass::kInconclusive; };
+  // Finishing is not being right: a case in which nothing was looked at does not pass.
+  const auto looked = [](const record::CheckResult& c) { return c.state == CheckState::kPass && c.name != "phase_completion"; };
+  const bool was_completion_asked = one.checks.size() == 1 && one.checks[0].name == "phase_completion";
   if (std::ranges::any_of(one.findings, [](const Finding& f) { return record::is_failure(f); })) {
     one.verdict = Verdict::kFail;
-  } else if (any_state(CheckState::kVacuous)) {
+  } else if (std::ranges::any_of(one.checks, is_vacuous)) {
     one.verdict = Verdict::kVacuous;
     one.reason = names_in_state(one, CheckState::kVacuous);
-  } else if (any_class(record::FindingClass::kInconclusive)) {
+  } else if (std::ranges::any_of(one.findings, is_open)) {
     one.verdict = Verdict::kInconclusive;
     one.reason = "a check cannot tell noise from a bug";
-  } else if (!std::ranges::any_of(one.checks, [](const auto& c) { return c.state == CheckState::kPass && c.name != "phase_completion"; })) {
-    // Finishing is not being right: a case in which nothing was looked at does not pass.
-    const bool was_only_completion = one.checks.size() == 1 && any_state(CheckState::kPass);
-    one.verdict = was_only_completion ? Verdict::kPass : Verdict::kVacuous;
-    if (!was_only_completion) one.reason = "no check found anything to look at";
+  } else if (!was_completion_asked && !std::ranges::any_of(one.checks, looked)) {
+    one.verdict = Verdict::kVacuous;
+    one.reason = "no check found anything to look at";
   } else {
     one.verdict = Verdict::kPass;
   }
@@ -111,7 +114,8 @@ base::Result<CaseRecord> judge(const CheckInput& input) {
     std::ranges::move(outcome.stages, std::back_inserter(one.stages));
     merge_experts(outcome.experts, one);
   }
-  std::ranges::stable_sort(one.findings, {}, [](const Finding& f) { return std::tuple_cat(std::tuple(!record::is_failure(f)), place_of(f)); });
+  const auto order = [](const Finding& f) { return std::tuple_cat(std::tuple(!record::is_failure(f)), place_of(f)); };
+  std::ranges::stable_sort(one.findings, {}, order);
   drop_repeated(one.findings);
   std::ranges::sort(one.experts, {}, [](const record::ExpertCell& c) { return std::tuple(c.expert, c.rank); });
   if (!one.findings.empty() && record::is_failure(one.findings.front())) one.first_diverging = place_text(one.findings.front());

@@ -66,6 +66,10 @@ CheckOutcome Readable::unobserved() const {
   return outcome;
 }
 
+std::string Readable::absence_note() const {
+  return absent_.empty() ? "" : fmt::format("not shown by any rank: {}", fmt::join(absent_, ", "));
+}
+
 const trace::RankTrace* rank_trace(const CheckInput& input, Dim rank) {
   const auto& ranks = input.observed.ranks;
   return rank < static_cast<Dim>(ranks.size()) ? &ranks[static_cast<std::size_t>(rank)] : nullptr;
@@ -89,7 +93,8 @@ std::string misfit(const model::Problem& problem, std::string_view tap, Dim rank
     return fmt::format("shape {}, declared {} by the mesh {}", base::shape_text(tensor.shape()), base::shape_text(*declared),
                        problem.mesh.text());
   if (is_integer_tap(tap) == base::is_floating(tensor.dtype()))
-    return fmt::format("elements are {}, declared {}", base::knob_name(tensor.dtype()), is_integer_tap(tap) ? "int64" : "floating point");
+    return fmt::format("elements are {}, declared {}", base::knob_name(tensor.dtype()),
+                       is_integer_tap(tap) ? "int64" : "floating point");
   return "";
 }
 
@@ -97,6 +102,20 @@ Dim rows_of_rank(const CheckInput& input, Dim rank) {
   const trace::RankTrace* seen = rank_trace(input, rank);
   const base::HostTensor* rows = seen == nullptr ? nullptr : seen->tensor("dispatch/rows_R3");
   return rows != nullptr && rows->shape().size() == 2 && rows->dim(1) == 3 ? rows->dim(0) : -1;
+}
+
+std::vector<record::Finding> wrong_dtypes(const CheckInput& input, std::string_view check) {
+  std::vector<record::Finding> findings;
+  for (const trace::RankTrace& rank : input.observed.ranks)
+    for (const auto& [name, tapped] : rank.taps) {
+      const base::DType dtype = tapped.tensor.dtype();
+      const bool is_declared = !base::is_floating(dtype) || dtype == input.one.problem.dtype;
+      if (trace::find_tap(name) == nullptr || is_declared) continue;
+      findings.push_back(make_finding(check, name, rank.rank, fmt::format("elements are {}, declared {}", base::knob_name(dtype),
+                                                                          base::knob_name(input.one.problem.dtype))));
+      findings.back().cls = record::FindingClass::kContract;
+    }
+  return findings;
 }
 
 record::Finding make_finding(std::string_view check, std::string_view stage, Dim rank, std::string message) {

@@ -26,6 +26,9 @@ class Readable {
   // Unobserved, with a note that names the absent taps.
   CheckOutcome unobserved() const;
 
+  // "not shown by any rank: a, b"; empty if all needed taps are there. For a check that can go on without some.
+  std::string absence_note() const;
+
   const std::vector<record::Finding>& findings() const { return findings_; }
 
  private:
@@ -51,6 +54,9 @@ bool was_cut_short(const CheckInput& input);
 std::string misfit(const model::Problem& problem, std::string_view tap, Dim rank, Dim num_rows, const base::HostTensor& tensor);
 // R of a rank by its dispatch/rows_R3; -1 if that is missing or not (R, 3).
 Dim rows_of_rank(const CheckInput& input, Dim rank);
+
+// Contract findings for taps whose floating-point elements are not of the case's dtype.
+std::vector<record::Finding> wrong_dtypes(const CheckInput& input, std::string_view check);
 
 // A finding of `check` about a tap of a rank; cls and message to be set, the rest to be added.
 record::Finding make_finding(std::string_view check, std::string_view stage, Dim rank, std::string message);

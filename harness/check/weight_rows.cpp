@@ -32,7 +32,8 @@ std::span<const std::byte> WeightRows::bytes(Dim expert, Dim row, Columns column
   else if (tap_ == "param/experts/down_EDF") generator_.down_row(expert, row, row_);
   else if (tap_ == "param/router/w_ED") generator_.router_row(row, row_);
   else generator_.attention_row(row, row_);
-  const std::span<const float> part = std::span<const float>(row_).subspan(static_cast<std::size_t>(columns.first), static_cast<std::size_t>(columns.count));
+  const std::span<const float> whole = row_;
+  const auto part = whole.subspan(static_cast<std::size_t>(columns.first), static_cast<std::size_t>(columns.count));
   switch (generator_.problem().dtype) {
     case base::DType::kF32: convert<float>(part, bytes_, [](float v) { return v; }); break;
     // The generator has rounded already: the upper half of the bits is the whole value.

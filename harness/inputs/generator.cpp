@@ -35,7 +35,9 @@ constexpr std::array<float, 2> kExactGates = {128.0F, 64.0F};
 constexpr Dim kExactUpEntries = 3;
 constexpr Dim kExactDownEntries = 4;
 
-std::uint64_t index_of(Dim a, Dim size_b, Dim b) { return static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(size_b) + static_cast<std::uint64_t>(b); }
+std::uint64_t index_of(Dim a, Dim size_b, Dim b) {
+  return static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(size_b) + static_cast<std::uint64_t>(b);
+}
 
 // The bit arithmetic of bf16_from_float without its NaN case, in a shape that the compiler turns into vector code.
 __attribute__((optimize("O3"), target_clones("avx2", "default"))) void round_to_bf16(float* row, std::size_t size) {
@@ -161,7 +163,8 @@ void Generator::down_rows(Dim expert, Dim first_row, std::span<float> out) const
       fill_normal(stream, first * d_ff, kDownScale / std::sqrt(static_cast<double>(d_ff)), out);
       return round_row(problem_.dtype, out);
     case Values::kExact:
-      for (std::size_t r = 0; r < out.size() / d_ff; ++r) sparse_signs(stream, first + r, kExactDownEntries, out.subspan(r * d_ff, d_ff));
+      for (std::size_t r = 0; r < out.size() / d_ff; ++r)
+        sparse_signs(stream, first + r, kExactDownEntries, out.subspan(r * d_ff, d_ff));
       return;
     case Values::kProvenance:
       constant_row(static_cast<double>(expert + 1) * 0x1p-9, out);

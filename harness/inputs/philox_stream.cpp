@@ -69,7 +69,8 @@ __attribute__((target("avx2"), optimize("O3"))) void normal_blocks_avx2(const St
                                                                         float* out) {
   Words c;
   for (std::size_t g = 0; g < kGroups; ++g) {
-    const __m256i block = _mm256_add_epi64(_mm256_set1_epi64x(static_cast<long long>(first_block + 4 * g)), _mm256_set_epi64x(3, 2, 1, 0));
+    const auto first_of_group = static_cast<long long>(first_block + 4 * g);
+    const __m256i block = _mm256_add_epi64(_mm256_set1_epi64x(first_of_group), _mm256_set_epi64x(3, 2, 1, 0));
     c.w[0][g] = block;
     c.w[1][g] = _mm256_srli_epi64(block, 32);
     c.w[2][g] = _mm256_set1_epi64x(static_cast<long long>(stream.name_hash & 0xFFFFFFFFU));

@@ -25,11 +25,16 @@
 #pragma GCC diagnostic pop
 
 #include "harness/base/files.h"
+#include "harness/launch/interrupts.h"
+#include "harness/launch/output_tail.h"
 
 namespace moecheck::launch {
 namespace {
 
 namespace bp = boost::process::v2;
+
+// How often a wait looks for an interrupt, whose signal another thread may have taken.
+constexpr std::chrono::milliseconds kLook{100};
 
 // Runs in the child between fork and exec: only async-signal-safe calls.
 struct OwnSession {
@@ -47,6 +52,26 @@ struct OwnSession {
     ::signal(SIGTERM, SIG_DFL);
     return {};
   }
+};
+
+// A file of the child while it is started.
+class Stream {
+ public:
+  explicit Stream(int fd) : fd_(fd) {}
+  Stream(Stream&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Stream& operator=(Stream&&) = delete;
+  ~Stream() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  static base::Result<Stream> append_to(const std::filesystem::path& path) {
+    const int fd = ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (fd < 0) return base::Error{base::ErrorCode::kIo, std::strerror(errno), path.string()};
+    return Stream(fd);
+  }
+  int fd() const { return fd_; }
+
+ private:
+  int fd_;
 };
 
 std::vector<bp::environment::key_value_pair> merged_environment(const std::map<std::string, std::string>& added) {
@@ -69,17 +94,17 @@ base::Result<ChildProcess> ChildProcess::start(const ChildCommand& command) {
   const auto program = name.find('/') == std::string::npos ? bp::environment::find_executable(name) : bp::filesystem::path(name);
   if (program.empty() || ::access(program.c_str(), X_OK) != 0)
     return base::Error{base::ErrorCode::kIo, "there is no program of this name, or it may not be run", name};
-  const int output = ::open(command.output.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-  if (output < 0) return base::Error{base::ErrorCode::kIo, std::strerror(errno), command.output.string()};
-  const int input = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  const auto output = Stream::append_to(command.output);
+  if (!output) return output.error();
+  const auto errors = Stream::append_to(command.errors.empty() ? command.output : command.errors);
+  if (!errors) return errors.error();
+  const Stream input(::open("/dev/null", O_RDONLY | O_CLOEXEC));
   boost::asio::io_context context;
   bp::error_code code;
   bp::default_process_launcher launcher;
   const std::vector<std::string> arguments(command.arguments.begin() + 1, command.arguments.end());
-  auto process = launcher(context, code, program, arguments, bp::process_stdio{input, output, output},
+  auto process = launcher(context, code, program, arguments, bp::process_stdio{input.fd(), output->fd(), errors->fd()},
                           bp::process_environment(merged_environment(command.environment)), OwnSession{});
-  ::close(output);
-  ::close(input);
   if (code) return base::Error{base::ErrorCode::kIo, "cannot start: " + code.message(), name};
   const int pid = process.id();
   process.detach();  // waiting is ours
@@ -87,6 +112,7 @@ base::Result<ChildProcess> ChildProcess::start(const ChildCommand& command) {
   if (pidfd < 0) {
     const int reason = errno;
     ::kill(-pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
     return base::Error{base::ErrorCode::kIo, fmt::format("pidfd_open: {}", std::strerror(reason)), name};
   }
   ::fcntl(pidfd, F_SETFD, FD_CLOEXEC);
@@ -120,15 +146,19 @@ void ChildProcess::end() {
 }
 
 void ChildProcess::kill_group() {
-  // Also after the leader has ended: its own children may still be there.
-  if (pid_ > 0) ::kill(-pid_, SIGKILL);
+  // A reaped leader's number may already belong to somebody else.
+  if (pid_ > 0 && !exit_) ::kill(-pid_, SIGKILL);
 }
 
 std::optional<ChildExit> ChildProcess::exited() {
   if (exit_) return exit_;
   siginfo_t info{};
-  if (::waitid(P_PIDFD, static_cast<id_t>(pidfd_), &info, WEXITED | WNOHANG) != 0 || info.si_pid == 0) return std::nullopt;
+  const auto id = static_cast<id_t>(pidfd_);
+  if (::waitid(P_PIDFD, id, &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0) return std::nullopt;
+  // Its own children may still be there; until it is reaped the group's number is surely theirs.
+  kill_group();
   exit_ = info.si_code == CLD_EXITED ? ChildExit{info.si_status, 0} : ChildExit{0, info.si_status};
+  ::waitid(P_PIDFD, id, &info, WEXITED | WNOHANG);
   return exit_;
 }
 
@@ -145,14 +175,23 @@ std::optional<ChildExit> ChildProcess::wait_for(std::chrono::milliseconds limit)
 
 base::Result<std::string> run_and_read(ChildCommand command, const std::filesystem::path& scratch, std::chrono::milliseconds limit) {
   command.output = scratch;
+  command.errors = scratch.string() + ".err";
+  std::error_code code;
+  std::filesystem::remove(command.output, code);
+  std::filesystem::remove(command.errors, code);
   auto child = ChildProcess::start(command);
   if (!child) return child.error();
-  const auto exit = child->wait_for(limit);
-  auto text = base::read_file(scratch);
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  while (!child->wait_for(kLook) && std::chrono::steady_clock::now() < deadline)
+    if (num_interrupts() > 0) return base::Error{base::ErrorCode::kInterrupted, "interrupted", command.arguments[0]};
+  const auto exit = child->exited();
+  auto text = base::read_file(command.output);
   if (!text) return text.error();
-  if (!exit) return base::Error{base::ErrorCode::kSubject, fmt::format("no answer within {} ms", limit.count()), command.arguments[0]};
+  const std::string errors = output_tail(command.errors);
+  const std::string said = errors.empty() ? output_tail(command.output) : errors;
+  if (!exit) return base::Error{base::ErrorCode::kSubject, fmt::format("no answer within {} ms: {}", limit.count(), said), command.arguments[0]};
   if (exit->signal != 0 || exit->exit_code != 0)
-    return base::Error{base::ErrorCode::kSubject, fmt::format("ended with {}: {}", exit->text(), text->substr(0, 400)), command.arguments[0]};
+    return base::Error{base::ErrorCode::kSubject, fmt::format("ended with {}: {}", exit->text(), said), command.arguments[0]};
   return text;
 }
 

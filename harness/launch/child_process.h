@@ -16,6 +16,7 @@ struct ChildCommand {
   std::vector<std::string> arguments;                // [0] is a path, or a name that PATH finds
   std::map<std::string, std::string> environment;    // added to the parent's
   std::filesystem::path output;                      // stdout and stderr are appended here
+  std::filesystem::path errors = {};                 // stderr goes here instead, if not empty
 };
 
 struct ChildExit {
@@ -36,7 +37,8 @@ class ChildProcess {
 
   int pid() const { return pid_; }
   int pidfd() const { return pidfd_; }   // readable in poll() once the child has ended
-  std::optional<ChildExit> exited();     // reaps if it has ended; does not wait
+  // Does not wait. If the child has ended: ends what is left of its group and reaps it.
+  std::optional<ChildExit> exited();
   std::optional<ChildExit> wait_for(std::chrono::milliseconds limit);
   void kill_group();
 
@@ -49,7 +51,8 @@ class ChildProcess {
   std::optional<ChildExit> exit_;
 };
 
-// Runs to the end and returns its stdout. Errors: kSubject if it fails, is killed or takes longer than `limit`.
+// Runs to the end and returns its stdout; `scratch` and `scratch`.err are files for its output, written anew.
+// Errors: kSubject if it fails, is killed or takes longer than `limit`; kInterrupted at the first interrupt.
 base::Result<std::string> run_and_read(ChildCommand command, const std::filesystem::path& scratch, std::chrono::milliseconds limit);
 
 }  // namespace moecheck::launch

@@ -13,8 +13,6 @@ namespace {
 using base::Json;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::milliseconds kDescribeLimit{60'000};
-
 // "rank 1 waits in all_reduce over ep (sequence 3, at output/y_TD)"
 std::string waiting_text(std::size_t rank, const RankOutcome& outcome) {
   if (!outcome.waits_in) return fmt::format("rank {} waits outside of a collective", rank);
@@ -26,7 +24,7 @@ std::string all_waiting(const CallResult& result) {
   std::vector<std::string> texts;
   for (std::size_t r = 0; r < result.ranks.size(); ++r) {
     const RankOutcome& outcome = result.ranks[r];
-    if (!outcome.reply && !outcome.exit && outcome.protocol_error.empty()) texts.push_back(waiting_text(r, outcome));
+    if (!outcome.reply && !outcome.exit && !outcome.has_left && outcome.protocol_error.empty()) texts.push_back(waiting_text(r, outcome));
   }
   return fmt::format("{}", fmt::join(texts, "; "));
 }
@@ -38,7 +36,8 @@ class ProcessLauncher final : public Launcher {
   base::Result<subject::Capabilities> describe() override {
     ChildCommand command{options_.command, {}, {}};
     command.arguments.emplace_back("--moecheck-describe");
-    auto text = run_and_read(command, options_.scratch / "describe", kDescribeLimit);
+    if (auto made = base::make_folders(options_.scratch); !made) return made.error();
+    auto text = run_and_read(command, options_.scratch / "describe", options_.start_limit);
     if (!text) return text.error();
     auto json = base::parse_json(*text, options_.command[0] + " --moecheck-describe");
     if (!json) return json.error();
@@ -47,17 +46,17 @@ class ProcessLauncher final : public Launcher {
 
   CaseRun run(const cases::Case& one, const CaseFolders& folders, std::chrono::milliseconds limit) override {
     const auto start = Clock::now();
+    is_pool_good_ = false;
     CaseRun run = run_on_pool(one, folders, limit);
     run.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    const bool is_tainted = run.end != RunEnd::kCompleted && run.end != RunEnd::kUnsupported;
-    if (is_tainted || !one.fault.empty() || options_.is_fresh_per_case) pools_.erase(one.world_size());
+    if (!is_pool_good_ || !one.fault.empty() || options_.is_fresh_per_case) pools_.erase(one.world_size());
     return run;
   }
 
  private:
   base::Result<RankPool*> pool_for(model::Dim world_size) {
     if (auto found = pools_.find(world_size); found != pools_.end()) return found->second.get();
-    RankPool::Options options{options_.command, world_size, options_.scratch / fmt::format("p{}", next_pool_++)};
+    const RankPool::Options options{options_.command, world_size, options_.scratch / fmt::format("p{}", next_pool_++), options_.start_limit};
     auto pool = RankPool::start(options);
     if (!pool) return pool.error();
     return pools_.emplace(world_size, *std::move(pool)).first->second.get();
@@ -76,9 +75,20 @@ class ProcessLauncher final : public Launcher {
       request["op"] = operation;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
       const CallResult result = (*pool)->call(std::vector<Json>(static_cast<std::size_t>(one.world_size()), request), left);
-      if (auto end = explain(**pool, operation, result, limit)) return *end;
+      if (auto end = explain(**pool, operation, result, limit)) {
+        is_pool_good_ = is_refused_by_all(operation, result);
+        return *end;
+      }
     }
+    is_pool_good_ = true;
     return {RunEnd::kCompleted, "", {}, 0};
+  }
+
+  // A pool whose ranks all refused the case is as good as before; one that disagrees, or still owes a reply, is not.
+  static bool is_refused_by_all(const std::string& operation, const CallResult& result) {
+    return operation == "open" && std::ranges::all_of(result.ranks, [](const RankOutcome& rank) {
+             return rank.reply && !rank.reply->is_ok && rank.reply->code == "unsupported";
+           });
   }
 
   // Nothing if all went well; otherwise what happened, the root cause first: a rank that ended, then one that raised.
@@ -93,18 +103,22 @@ class ProcessLauncher final : public Launcher {
   }
 
   static std::optional<CaseRun> explain_end(const RankPool& pool, const std::string& operation, const CallResult& result) {
-    for (std::size_t r = 0; r < result.ranks.size(); ++r) {
-      const RankOutcome& rank = result.ranks[r];
-      if (rank.exit) {
-        const std::string output = pool.last_output(static_cast<model::Dim>(r));
-        const std::string where = rank.waits_in ? "; " + waiting_text(r, rank) : "";
-        return CaseRun{RunEnd::kCrashed, fmt::format("rank {} ended in {} with {}{}{}{}", r, operation, rank.exit->text(), where,
-                                                     output.empty() ? "" : "; its output ends: ", output), {}, 0};
-      }
-      if (!rank.protocol_error.empty())
-        return CaseRun{RunEnd::kCrashed, fmt::format("rank {} broke the protocol in {}: {}", r, operation, rank.protocol_error), {}, 0};
-    }
+    // The first failure is the cause: the others may have ended because they lost a peer.
+    if (auto first = explain_end_of(pool, operation, result, result.first_failed)) return first;
+    for (std::size_t r = 0; r < result.ranks.size(); ++r)
+      if (auto ended = explain_end_of(pool, operation, result, r)) return ended;
     return std::nullopt;
+  }
+
+  static std::optional<CaseRun> explain_end_of(const RankPool& pool, const std::string& operation, const CallResult& result, std::size_t r) {
+    const RankOutcome& rank = result.ranks[r];
+    if (!rank.protocol_error.empty())
+      return CaseRun{RunEnd::kBroken, fmt::format("rank {} broke the protocol in {}: {}", r, operation, rank.protocol_error), {}, 0};
+    if (!rank.exit && !rank.has_left) return std::nullopt;
+    const std::string how = rank.exit ? "ended in " + operation + " with " + rank.exit->text() : "closed its socket in " + operation + " without a reply";
+    const std::string where = rank.waits_in ? "; " + waiting_text(r, rank) : "";
+    const std::string output = pool.last_output(static_cast<model::Dim>(r));
+    return CaseRun{RunEnd::kCrashed, fmt::format("rank {} {}{}{}{}", r, how, where, output.empty() ? "" : "; its output ends: ", output), {}, 0};
   }
 
   static std::optional<CaseRun> explain_replies(const std::string& operation, const CallResult& result) {
@@ -127,6 +141,7 @@ class ProcessLauncher final : public Launcher {
   LauncherOptions options_;
   std::map<model::Dim, std::unique_ptr<RankPool>> pools_;
   int next_pool_ = 0;
+  bool is_pool_good_ = false;   // after the last case
 };
 
 }  // namespace

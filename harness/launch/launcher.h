@@ -16,7 +16,7 @@ enum class RunEnd {
   kCompleted,     // every rank finished every phase
   kRaised,        // a rank raised in a phase: see `raised`; the trace goes up to there
   kUnsupported,   // refused, with a reason
-  kCrashed,       // a rank was killed by a signal or left
+  kCrashed,       // a rank was killed by a signal, ended or closed its socket
   kTimedOut,
   kBroken,        // infrastructure: could not start, disk full, protocol not followed
   kInterrupted,
@@ -53,6 +53,7 @@ struct LauncherOptions {
   std::vector<std::string> command;     // the subject
   std::filesystem::path scratch;
   bool is_fresh_per_case = false;       // --fresh-ranks
+  std::chrono::milliseconds start_limit{60'000};   // for --moecheck-describe, and for the ranks to say hello
 };
 
 // Persistent pools, one a world size. A pool in which a rank failed, hung, or ran a fault is replaced.

@@ -13,6 +13,7 @@
 
 #include "harness/base/files.h"
 #include "harness/launch/interrupts.h"
+#include "harness/launch/output_tail.h"
 
 namespace moecheck::launch {
 namespace {
@@ -24,8 +25,9 @@ using Clock = std::chrono::steady_clock;
 
 // Ranks that wait for a failed one learn of it within this time, or never.
 constexpr std::chrono::milliseconds kGrace{1500};
-constexpr std::size_t kMaxLine = std::size_t{64} << 20;
-constexpr std::size_t kTailBytes = 2000;
+// A reply with a long traceback has some kilobytes.
+constexpr std::size_t kMaxLine = std::size_t{8} << 20;
+constexpr std::size_t kShown = 200;   // bytes of a bad line in a message
 
 struct Descriptor {
   int fd = -1;
@@ -43,8 +45,11 @@ struct Descriptor {
 
 struct Rank {
   ChildProcess process;
+  Descriptor listener;
   Descriptor socket;
   std::string buffer;
+  std::size_t num_searched = 0;   // bytes of the buffer that are known to hold no line end
+  bool is_greeted = false;
   std::optional<subject::CollectiveEvent> waits_in;
 };
 
@@ -84,19 +89,14 @@ class ProcessPool final : public RankPool {
   base::Status launch() {
     if (auto made = base::make_folders(rendezvous()); !made) return made.error();
     const int port = free_port();
-    std::vector<Descriptor> listeners;
     for (model::Dim r = 0; r < options_.world_size; ++r) {
       auto listener = listen_at(socket_path(r));
       if (!listener) return listener.error();
-      listeners.push_back(*std::move(listener));
       auto process = ChildProcess::start({options_.command, environment(r, port), log_path(r)});
       if (!process) return process.error();
-      ranks_.push_back({*std::move(process), {}, {}, {}});
+      ranks_.push_back({*std::move(process), *std::move(listener), {}, {}, 0, false, {}});
     }
-    const auto deadline = Clock::now() + options_.start_limit;
-    for (model::Dim r = 0; r < options_.world_size; ++r)
-      if (auto greeted = greet(r, listeners[static_cast<std::size_t>(r)].fd, deadline); !greeted) return greeted.error();
-    return base::Ok{};
+    return greet_all();
   }
 
   CallResult call(const std::vector<Json>& requests, std::chrono::milliseconds limit) override {
@@ -127,9 +127,7 @@ class ProcessPool final : public RankPool {
   std::filesystem::path rendezvous() const override { return options_.folder / "rendezvous"; }
 
   std::string last_output(model::Dim rank) const override {
-    auto text = base::read_file(log_path(rank));
-    if (!text) return "";
-    return text->size() <= kTailBytes ? *text : text->substr(text->size() - kTailBytes);
+    return output_tail(log_path(rank));
   }
 
  private:
@@ -143,30 +141,53 @@ class ProcessPool final : public RankPool {
             {"OMP_NUM_THREADS", "1"},             {subject::kSocketVariable, socket_path(r).string()}};
   }
 
-  Error start_error(model::Dim r, std::string what) const {
-    return {ErrorCode::kSubject, fmt::format("rank {} {}; its output ends: {}", r, what, last_output(r)), options_.command[0]};
+  Error start_error(std::size_t r, const std::string& what) const {
+    const std::string output = last_output(static_cast<model::Dim>(r));
+    return {ErrorCode::kSubject, fmt::format("rank {} {}{}{}", r, what, output.empty() ? "" : "; its output ends: ", output), options_.command[0]};
   }
 
-  base::Status greet(model::Dim r, int listener, Clock::time_point deadline) {
-    Rank& rank = ranks_[static_cast<std::size_t>(r)];
+  // All at once: a rank that waits for a dead one at its start must not hide how that one died.
+  base::Status greet_all() {
+    const auto deadline = Clock::now() + options_.start_limit;
     while (true) {
-      if (const auto exit = rank.process.exited()) return start_error(r, "ended at start with " + exit->text());
-      if (Clock::now() >= deadline) return start_error(r, fmt::format("did not say hello within {} ms", options_.start_limit.count()));
-      if (num_interrupts() >= 2) return Error{ErrorCode::kInterrupted, "interrupted", ""};
-      pollfd fds[2] = {{rank.socket.fd >= 0 ? rank.socket.fd : listener, POLLIN, 0}, {rank.process.pidfd(), POLLIN, 0}};
-      if (::poll(fds, 2, milliseconds_until(deadline)) <= 0 || (fds[0].revents & (POLLIN | POLLHUP)) == 0) continue;
-      if (rank.socket.fd < 0) {
-        rank.socket = Descriptor(::accept4(listener, nullptr, nullptr, SOCK_CLOEXEC));
-        continue;
+      std::vector<pollfd> fds;
+      for (const Rank& rank : ranks_) {
+        fds.push_back({rank.is_greeted ? -1 : rank.socket.fd >= 0 ? rank.socket.fd : rank.listener.fd, POLLIN, 0});
+        fds.push_back({rank.process.pidfd(), POLLIN, 0});
       }
-      if (!read_some(rank)) return start_error(r, "closed its socket before saying hello");
-      const auto line = take_line(rank);
-      if (!line) continue;
-      auto hello = base::parse_json(*line, "hello");
-      if (!hello || !hello->is_object() || hello->value("event", "") != "hello" || hello->value("protocol", 0) != subject::kProtocol)
-        return start_error(r, fmt::format("does not speak protocol {}: '{}'", subject::kProtocol, line->substr(0, 200)));
+      const bool has_news = ::poll(fds.data(), fds.size(), milliseconds_until(deadline)) > 0;
+      for (std::size_t r = 0; has_news && r < ranks_.size(); ++r) {
+        if (fds[2 * r].revents != 0)
+          if (auto greeted = greet(r); !greeted) return greeted;
+        if (const auto exit = ranks_[r].process.exited()) return start_error(r, "ended at start with " + exit->text());
+      }
+      const auto silent = std::ranges::find(ranks_, false, &Rank::is_greeted);
+      if (silent == ranks_.end()) return base::Ok{};
+      if (num_interrupts() >= 2) return Error{ErrorCode::kInterrupted, "interrupted", ""};
+      if (Clock::now() >= deadline)
+        return start_error(static_cast<std::size_t>(silent - ranks_.begin()), fmt::format("did not say hello within {} ms", options_.start_limit.count()));
+    }
+  }
+
+  base::Status greet(std::size_t r) {
+    Rank& rank = ranks_[r];
+    if (rank.socket.fd < 0) {
+      rank.socket = Descriptor(::accept4(rank.listener.fd, nullptr, nullptr, SOCK_CLOEXEC));
       return base::Ok{};
     }
+    if (!read_some(rank)) {
+      const auto exit = rank.process.wait_for(kGrace);
+      return start_error(r, exit ? "ended at start with " + exit->text() : "closed its socket before saying hello");
+    }
+    const auto line = take_line(rank);
+    if (!line && rank.buffer.size() <= kMaxLine) return base::Ok{};
+    const std::string text = line ? *line : rank.buffer;
+    auto hello = base::parse_json(text, "hello");
+    // find, not value(): a field of a wrong type must not throw.
+    const auto has = [&](const char* key, const Json& wanted) { return hello->contains(key) && (*hello)[key] == wanted; };
+    rank.is_greeted = hello && hello->is_object() && has("event", "hello") && has("protocol", subject::kProtocol);
+    if (!rank.is_greeted) return start_error(r, fmt::format("does not speak protocol {}: '{}'", subject::kProtocol, text.substr(0, kShown)));
+    return base::Ok{};
   }
 
   static bool read_some(Rank& rank) {
@@ -177,7 +198,8 @@ class ProcessPool final : public RankPool {
   }
 
   static std::optional<std::string> take_line(Rank& rank) {
-    const auto end = rank.buffer.find('\n');
+    const auto end = rank.buffer.find('\n', rank.num_searched);
+    rank.num_searched = end == std::string::npos ? rank.buffer.size() : 0;
     if (end == std::string::npos) return std::nullopt;
     std::string line = rank.buffer.substr(0, end);
     rank.buffer.erase(0, end + 1);
@@ -196,12 +218,13 @@ class ProcessPool final : public RankPool {
     }
   }
 
-  static bool is_done(const RankOutcome& rank) { return rank.reply || rank.exit || !rank.protocol_error.empty(); }
+  static bool is_done(const RankOutcome& rank) { return rank.reply || rank.exit || rank.has_left || !rank.protocol_error.empty(); }
   bool is_settled() const { return std::ranges::all_of(result_.ranks, is_done); }
 
-  void note_failure() {
+  void note_failure(std::size_t r) {
     if (result_.end != CallEnd::kAnswered) return;
     result_.end = CallEnd::kFailed;
+    result_.first_failed = r;
     deadline_ = std::min(deadline_, Clock::now() + kGrace);
   }
 
@@ -223,7 +246,7 @@ class ProcessPool final : public RankPool {
   void note_exit(std::size_t r) {
     if (is_done(result_.ranks[r])) return;
     result_.ranks[r].exit = ranks_[r].process.exited();
-    if (result_.ranks[r].exit) note_failure();
+    if (result_.ranks[r].exit) note_failure(r);
   }
 
   void hear(std::size_t r) {
@@ -233,14 +256,14 @@ class ProcessPool final : public RankPool {
       if (exit) {
         result_.ranks[r].exit = exit;
       } else {
-        result_.ranks[r].protocol_error = "closed its socket without a reply";
+        result_.ranks[r].has_left = true;
       }
-      return note_failure();
+      return note_failure(r);
     }
     while (auto line = take_line(rank)) understand(r, *line);
-    if (rank.buffer.size() > kMaxLine) {
+    if (rank.buffer.size() > kMaxLine && !is_done(result_.ranks[r])) {
       result_.ranks[r].protocol_error = fmt::format("sent more than {} bytes without a line end", kMaxLine);
-      note_failure();
+      note_failure(r);
     }
   }
 
@@ -248,26 +271,29 @@ class ProcessPool final : public RankPool {
     RankOutcome& outcome = result_.ranks[r];
     auto message = base::parse_json(line, "message");
     if (!message || !message->is_object()) {
-      outcome.protocol_error = fmt::format("sent what is not a JSON object: '{}'", line.substr(0, 200));
-      return note_failure();
+      outcome.protocol_error = fmt::format("sent what is not a JSON object: '{}'", line.substr(0, kShown));
+      return note_failure(r);
     }
-    if (message->contains("event")) {
-      auto event = subject::collective_event_from_json(*message);
-      if (event) ranks_[r].waits_in = event->is_enter ? std::optional(*event) : std::nullopt;
-      return;
-    }
-    const Json id = message->value("id", Json(nullptr));
+    if (message->contains("event")) return note_event(r, *message);
+    const Json id = message->contains("id") ? (*message)["id"] : Json(nullptr);
     if (!id.is_number_integer() || id.get<std::int64_t>() != request_id_) {
       outcome.protocol_error = fmt::format("answered request {} with id {}", request_id_, id.dump());
-      return note_failure();
+      return note_failure(r);
     }
     auto reply = subject::reply_from_json(*message);
     if (!reply) {
       outcome.protocol_error = reply.error().text();
-      return note_failure();
+      return note_failure(r);
     }
     outcome.reply = *reply;
-    if (!reply->is_ok) note_failure();
+    if (!reply->is_ok) note_failure(r);
+  }
+
+  void note_event(std::size_t r, const Json& message) {
+    // Events that a later protocol may add say nothing about waiting.
+    if (message["event"] != "enter" && message["event"] != "leave") return;
+    auto event = subject::collective_event_from_json(message);
+    if (event) ranks_[r].waits_in = event->is_enter ? std::optional(*event) : std::nullopt;
   }
 
   Options options_;

@@ -20,6 +20,7 @@ struct RankOutcome {
   std::optional<ChildExit> exit;                      // it ended
   std::optional<subject::CollectiveEvent> waits_in;   // the collective it had entered and not left
   std::string protocol_error;                         // garbage on the socket
+  bool has_left = false;                              // it closed its socket and lives on
 };
 
 enum class CallEnd { kAnswered, kFailed, kTimedOut, kInterrupted };
@@ -27,6 +28,7 @@ enum class CallEnd { kAnswered, kFailed, kTimedOut, kInterrupted };
 struct CallResult {
   CallEnd end = CallEnd::kAnswered;
   std::vector<RankOutcome> ranks;
+  std::size_t first_failed = 0;   // if kFailed: the others' failures may follow from this one's
 };
 
 class RankPool {
@@ -46,7 +48,7 @@ class RankPool {
   // may wait for the failed one forever. Returns early with kInterrupted at the second interrupt.
   virtual CallResult call(const std::vector<base::Json>& requests, std::chrono::milliseconds limit) = 0;
   virtual std::filesystem::path rendezvous() const = 0;
-  virtual std::string last_output(model::Dim rank) const = 0;   // tail of the rank's stdout and stderr
+  virtual std::string last_output(model::Dim rank) const = 0;   // end of its stdout and stderr, one line
 };
 
 }  // namespace moecheck::launch

@@ -12,7 +12,8 @@ void broadcast_from_rank_0(LayerParams& params, Communicator& comm) {
 MOECHECK_REGISTER_FAULT({
     {"expert_overwritten_on_load", "S08, transformers#45662",
      "after loading, rank 0's experts are broadcast over the expert-parallel group: the other ranks lose theirs", "after_load",
-     "impl=ep_allreduce model=mixtral mesh=ep=3 dtype=bf16", {}},
+     "impl=ep_allreduce model=mixtral mesh=ep=3 dtype=bf16",
+     {{"expert_census", "param/experts/gate_up_EGD", 1, 4}, {"expert_census", "param/experts/gate_up_EGD", 2, 8}, {"stage_diff", "experts/gate_up_RG", 2, 8}}},
     [](Seams& seams) { seams.after_load = broadcast_from_rank_0; },
 });
 

@@ -15,7 +15,8 @@ Style what_from_one_plan_how_from_another(const Plan& plan, std::string_view par
 MOECHECK_REGISTER_FAULT({
     {"plan_property_mismatch", "S02, transformers#45473 (2)",
      "what to shard comes from the tensor-parallel plan, how from the expert-parallel one: KeyError for attention parameters",
-     "style_of", "impl=ep_allreduce model=qwen3_moe mesh=ep=2 dtype=fp32", {}},
+     "style_of", "impl=ep_allreduce model=qwen3_moe mesh=ep=2 dtype=fp32",
+     {{"phase_completion", "load", 0, std::nullopt}, {"phase_completion", "load", 1, std::nullopt}}},
     [](Seams& seams) { seams.style_of = what_from_one_plan_how_from_another; },
 });
 

@@ -19,7 +19,8 @@ RoutedSlots scatter_and_slice(const RoutedSlots& global, const LocalExperts& loc
 MOECHECK_REGISTER_FAULT({
     {"router_scatter_slice", "S01, transformers#45473 (1)",
      "router scores scattered to (T, E) and cut to (T, e) while ids stay (T, K): each weight meets a wrong expert", "shard_routing",
-     "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=fp32", {}},
+     "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=fp32",
+     {{"shape_pairing", "dispatch/scores_TK", 0, 3}, {"shape_pairing", "dispatch/scores_TK", 1, 9}, {"stage_diff", "combine/partial_TD", 1, std::nullopt}}},
     [](Seams& seams) { seams.shard_routing = scatter_and_slice; },
 });
 

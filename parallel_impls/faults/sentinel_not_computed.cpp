@@ -19,7 +19,8 @@ const ExpertsBackend* unclamped_grouped_mm(std::string_view name) {
 MOECHECK_REGISTER_FAULT({
     {"sentinel_not_computed", "S03, transformers#45473 (3)",
      "rows of slots whose expert lives elsewhere are never written by the grouped GEMM, then multiplied by 0 and summed",
-     "experts backend", "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=bf16 experts_backend=grouped_mm", {}},
+     "experts backend", "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=bf16 experts_backend=grouped_mm",
+     {{"nonfinite", "combine/partial_TD", 0, 0}, {"nonfinite", "combine/partial_TD", 1, 0}}},
     [](Seams& seams) { seams.find_backend = unclamped_grouped_mm; },
 });
 

@@ -13,7 +13,8 @@ std::pair<model::Dim, model::Dim> experts_of_device(model::Dim num_experts, cons
 MOECHECK_REGISTER_FAULT({
     {"shard_by_device_not_rank", "S04, transformers#45473 (review)",
      "the slice of experts is chosen by the device index, not by the mesh-local rank", "expert_range",
-     "impl=ep_allreduce model=qwen3_moe mesh=ep=2,dp=2 dtype=fp32", {}},
+     "impl=ep_allreduce model=qwen3_moe mesh=ep=2,dp=2 dtype=fp32",
+     {{"expert_census", "param/experts/gate_up_EGD", 1, 0}, {"expert_census", "param/experts/gate_up_EGD", 2, 6}, {"replica_agreement", "param/experts/gate_up_EGD", 3, 6}}},
     [](Seams& seams) { seams.expert_range = experts_of_device; },
 });
 

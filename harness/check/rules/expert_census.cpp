@@ -42,12 +42,14 @@ void report(Census& census, Dim rank, std::string_view tap, const std::vector<Mi
 void look_at_plain(Census& census, Dim rank, std::string_view tap, const base::HostTensor& local) {
   WeightRows rows(census.generator, tap);
   const auto columns = declared_indices(census.input.one.problem, tap, rank, 1);
+  const Columns part{columns.front(), static_cast<Dim>(columns.size())};
   Dim wrong = 0, first = -1;
   for (Dim row = 0; row < local.dim(0); ++row)
-    if (!same_row(row_of_tensor(local, row), rows.bytes(0, row, {columns.front(), static_cast<Dim>(columns.size())})) && wrong++ == 0) first = row;
+    if (!same_row(row_of_tensor(local, row), rows.bytes(0, row, part)) && wrong++ == 0) first = row;
   census.outcome.compared += local.dim(0);
   if (wrong == 0) return;
-  auto finding = make_finding(kName, tap, rank, fmt::format("{} of {} rows are not the generator's, first row {}", wrong, local.dim(0), first));
+  auto finding = make_finding(kName, tap, rank,
+                              fmt::format("{} of {} rows are not the generator's, first row {}", wrong, local.dim(0), first));
   if (tap == "param/router/w_ED") finding.expert = first;
   finding.measured = static_cast<double>(wrong);
   finding.bound = 0;
@@ -75,13 +77,17 @@ void look_at_rank(Census& census, const Readable& taps, Dim rank) {
   const auto in_down = down == nullptr ? std::vector<Misplaced>{} : census.down.misplaced(rank, *down);
   for (const base::HostTensor* local : {gate_up, down})
     if (local != nullptr) census.outcome.compared += local->dim(0) * local->dim(1);
-  const bool is_same = std::ranges::equal(in_gate_up, in_down, [](const auto& a, const auto& b) { return a.expert == b.expert && a.held == b.held; });
+  const auto says_same = [](const Misplaced& a, const Misplaced& b) { return a.expert == b.expert && a.held == b.held; };
+  const bool is_same = std::ranges::equal(in_gate_up, in_down, says_same);
   report(census, rank, kGateUp, in_gate_up, is_same ? "gate_up and down" : "gate_up");
   if (!is_same) report(census, rank, kDown, in_down, "down");
   for (const std::string_view tap : kPlain)
     if (const base::HostTensor* local = taps.get(rank, tap)) look_at_plain(census, rank, tap, *local);
   const trace::RankTrace* seen = rank_trace(census.input, rank);
-  const bool is_shape_wrong = seen != nullptr && ((seen->tensor(kGateUp) != nullptr && gate_up == nullptr) || (seen->tensor(kDown) != nullptr && down == nullptr));
+  const auto is_misfit = [&](std::string_view tap) {
+    return seen != nullptr && seen->tensor(tap) != nullptr && taps.get(rank, tap) == nullptr;
+  };
+  const bool is_shape_wrong = is_misfit(kGateUp) || is_misfit(kDown);
   add_cells(census, rank, is_shape_wrong, {in_gate_up, in_down});
 }
 
@@ -90,9 +96,11 @@ void name_counts(const CheckInput& input, std::vector<record::Finding>& findings
   for (record::Finding& finding : findings) {
     const auto* tensor = rank_trace(input, *finding.rank)->tensor(finding.stage);
     const LocalExperts experts = local_experts(input.one.problem, *finding.rank);
-    if (!finding.stage.starts_with("param/experts/") || tensor == nullptr || tensor->shape().empty() || tensor->dim(0) == experts.count) continue;
+    const bool is_experts = finding.stage == kGateUp || finding.stage == kDown;
+    if (!is_experts || tensor == nullptr || tensor->shape().empty() || tensor->dim(0) == experts.count) continue;
     finding.message = fmt::format("holds {} experts, declared {} ({}); {}", tensor->dim(0), experts.count,
                                   range_text("expert", experts.first, experts.first + experts.count - 1), finding.message);
+    finding.expert = experts.first + std::min(tensor->dim(0), experts.count - 1);  // the first one without a place
     finding.want = static_cast<double>(experts.count);
     finding.got = static_cast<double>(tensor->dim(0));
   }
@@ -109,12 +117,13 @@ CheckOutcome run(const CheckInput& input) {
   if (taps.absent().size() == 2) return taps.unobserved();
   Census census(input);
   census.outcome.findings = taps.findings();
+  census.outcome.note = taps.absence_note();
   name_counts(input, census.outcome.findings);
   for (Dim rank = 0; rank < input.one.world_size(); ++rank) look_at_rank(census, taps, rank);
   CheckOutcome& outcome = census.outcome;
   for (record::Finding& finding : outcome.findings) finding.compared = outcome.compared;
   if (outcome.findings.size() > kMaxFindings) {
-    outcome.note = fmt::format("{} more findings of the kind", outcome.findings.size() - kMaxFindings);
+    outcome.note += fmt::format("{} more findings of the kind", outcome.findings.size() - kMaxFindings);
     outcome.findings.resize(kMaxFindings);
   }
   conclude(outcome, "no rank holds a weight");

@@ -3,11 +3,11 @@
 // Reads:        every floating-point tap      Applies when: always
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 
 #include <fmt/format.h>
 
 #include "harness/check/join.h"
+#include "harness/check/nonfinite_scan.h"
 #include "harness/check/readable.h"
 #include "harness/trace/tap_points.h"
 
@@ -17,28 +17,6 @@ namespace {
 constexpr std::string_view kName = "nonfinite";
 constexpr std::size_t kMaxFindings = 8;
 constexpr std::string_view kRows = "dispatch/rows_R3";
-
-template <typename Bits>
-bool has_full_exponent(const base::HostTensor& tensor, Bits mask) {
-  const std::byte* data = tensor.bytes().data();
-  bool any = false;  // no early exit: the loop then vectorises, and a layer has 10^9 elements
-  for (std::size_t i = 0; i < static_cast<std::size_t>(tensor.numel()); ++i) {
-    Bits bits;
-    std::memcpy(&bits, data + i * sizeof bits, sizeof bits);
-    any |= (bits & mask) == mask;
-  }
-  return any;
-}
-
-bool has_nonfinite(const base::HostTensor& tensor) {
-  switch (tensor.dtype()) {
-    case base::DType::kF32: return has_full_exponent<std::uint32_t>(tensor, 0x7F800000U);
-    case base::DType::kF64: return has_full_exponent<std::uint64_t>(tensor, 0x7FF0000000000000U);
-    case base::DType::kBF16: return has_full_exponent<std::uint16_t>(tensor, 0x7F80U);
-    case base::DType::kF16: return has_full_exponent<std::uint16_t>(tensor, 0x7C00U);
-    default: return false;
-  }
-}
 
 struct Blame {
   std::int64_t count = 0;
@@ -65,11 +43,12 @@ void explain_combine(const CheckInput& input, const Readable& taps, Dim token, r
   const base::HostTensor* rows_R3 = taps.get(rank, kRows);
   const base::HostTensor* out_RD = taps.get(rank, "experts/out_RD");
   for (Dim row = 0; rows_R3 != nullptr && out_RD != nullptr && row < out_RD->dim(0); ++row) {
-    if (row_key(*rows_R3, row).token != token) continue;
+    const RowKey key = row_key(*rows_R3, row);
+    if (key.token != token || is_padding(key)) continue;
     for (Dim d = 0; d < out_RD->dim(1); ++d) {
       if (std::isfinite(out_RD->at(row * out_RD->dim(1) + d))) continue;
-      finding.expert = row_key(*rows_R3, row).expert;
-      finding.slot = row_key(*rows_R3, row).slot;
+      finding.expert = key.expert;
+      finding.slot = key.slot;
       finding.hypothesis = "the row of this expert is not finite already";
       return;
     }
@@ -86,7 +65,7 @@ void explain_combine(const CheckInput& input, const Readable& taps, Dim token, r
   }
 }
 
-void place(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, std::int64_t row, record::Finding& finding) {
+void place(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, Dim row, record::Finding& finding) {
   const Dim rank = *finding.rank;
   if (tap.kind == trace::TapKind::kParam && tap.name.starts_with("param/experts/"))
     finding.expert = local_experts(input.one.problem, rank).first + row;
@@ -100,7 +79,8 @@ void place(const CheckInput& input, const Readable& taps, const trace::TapPoint&
   if (tap.name == "combine/partial_TD") explain_combine(input, taps, row, finding);
 }
 
-void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, const trace::RankTrace& rank, CheckOutcome& outcome) {
+void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, const trace::RankTrace& rank,
+             CheckOutcome& outcome) {
   const base::HostTensor* got = rank.tensor(tap.name);
   if (got == nullptr || !base::is_floating(got->dtype()) || got->shape().empty()) return;
   outcome.compared += got->numel();
@@ -109,7 +89,8 @@ void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoin
   const Blame blame = blame_of(*got, expected_tap(input, rank.rank, tap.name), is_rows ? taps.get(rank.rank, kRows) : nullptr);
   if (blame.count == 0) return;
   const std::int64_t row = blame.first / (got->numel() / got->dim(0));
-  auto finding = make_finding(kName, tap.name, rank.rank, fmt::format("{} of {} elements are NaN or Inf, first in row {}", blame.count, got->numel(), row));
+  auto finding = make_finding(kName, tap.name, rank.rank, fmt::format("{} of {} elements are NaN or Inf, first in row {}",
+                                                                      blame.count, got->numel(), row));
   finding.got = got->at(blame.first);
   finding.measured = static_cast<double>(blame.count);
   finding.bound = 0;

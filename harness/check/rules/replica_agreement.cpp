@@ -35,6 +35,7 @@ record::Finding disagreement(const CheckInput& input, std::string_view tap, Dim 
                                   base::shape_text(got.shape()), with, base::knob_name(other.dtype()), base::shape_text(other.shape()));
     return finding;
   }
+  if (got.shape().empty()) return finding;
   const std::int64_t at = first_difference(got, other);
   const std::int64_t columns = got.numel() / got.dim(0);
   finding.want = other.at(at);
@@ -82,6 +83,7 @@ CheckOutcome run(const CheckInput& input) {
   const Readable taps(input, kName, {kReplicated.begin(), kReplicated.end()});
   if (taps.absent().size() == kReplicated.size()) return taps.unobserved();
   outcome.findings = taps.findings();
+  outcome.note = taps.absence_note();
   for (const std::string_view tap : kReplicated)
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
       if (const auto group = group_of(problem, tap, rank); group.front() == rank) compare_group(input, tap, group, outcome);

@@ -20,13 +20,6 @@ constexpr std::string_view kLogits = "router/logits_TE";
 constexpr std::string_view kIds = "router/ids_TK";
 constexpr std::string_view kScores = "router/scores_TK";
 
-std::vector<Dim> chosen_of(const base::HostTensor& ids_TK, Dim token) {
-  std::vector<Dim> chosen;
-  for (Dim n = token * ids_TK.dim(1); n < (token + 1) * ids_TK.dim(1); ++n) chosen.push_back(ids_TK.int_at(n));
-  std::ranges::sort(chosen);
-  return chosen;
-}
-
 struct RankCount {
   Dim wrong = 0;
   Dim flips = 0;
@@ -71,7 +64,8 @@ void look_at_token(const CheckInput& input, const Readable& taps, Dim rank, Dim 
   if (std::ranges::adjacent_find(chosen) != chosen.end() || chosen.front() < 0 || chosen.back() >= model.num_experts)
     return blame(count, token, {}, "the ids are not K different experts");
   // Top-k of the logits themselves has no slack; top-k of their softmax may swap what fp32 cannot tell apart.
-  const double slack = model.softmax == model::SoftmaxOrder::kBeforeTopk ? tolerance::softmax_order_slack(model.num_experts) / 2 : 0;
+  const bool is_softmax_first = model.softmax == model::SoftmaxOrder::kBeforeTopk;
+  const double slack = is_softmax_first ? tolerance::softmax_order_slack(model.num_experts) / 2 : 0;
   TokenLogits own{{}, std::vector<double>(static_cast<std::size_t>(model.num_experts), slack)};
   for (Dim e = 0; e < model.num_experts; ++e) own.value.push_back(logits_TE.at(token * model.num_experts + e));
   const Certificate by_own = certify(own, chosen);
@@ -90,14 +84,15 @@ void look_at_token(const CheckInput& input, const Readable& taps, Dim rank, Dim 
   const Certificate by_reference = certify(reference, chosen);
   if (!by_reference.is_finite) return;
   if (by_reference.is_admissible) ++count.flips;
-  else blame(count, token, by_reference,
-             fmt::format("expert {} is chosen before expert {}, which no rounding of the logits admits", by_reference.chosen, by_reference.better));
+  else blame(count, token, by_reference, fmt::format("expert {} is chosen before expert {}, which no rounding of the logits admits",
+                                                     by_reference.chosen, by_reference.better));
 }
 
 void report(const CheckInput& input, Dim rank, const RankCount& count, CheckOutcome& outcome) {
   const Dim num_tokens = input.one.problem.num_tokens(rank);
   if (count.wrong > 0) {
-    auto finding = make_finding(kName, kIds, rank, fmt::format("{}; {} of {} tokens are routed wrongly", count.message, count.wrong, num_tokens));
+    auto finding = make_finding(kName, kIds, rank,
+                                fmt::format("{}; {} of {} tokens are routed wrongly", count.message, count.wrong, num_tokens));
     finding.token = input.one.problem.first_token(rank) + count.first_wrong;
     if (count.why.chosen >= 0) finding.expert = count.why.chosen;
     finding.measured = static_cast<double>(count.wrong);
@@ -107,7 +102,7 @@ void report(const CheckInput& input, Dim rank, const RankCount& count, CheckOutc
   }
   if (count.flips > 0) {
     auto finding = make_finding(kName, kIds, rank,
-                                fmt::format("benign_flip({}): another top-k than the reference's, admitted by the bounds of the logits", count.flips));
+                                fmt::format("benign_flip({}): another top-k than the reference's, admitted by the bounds", count.flips));
     finding.cls = record::FindingClass::kBenignFlip;
     finding.measured = static_cast<double>(count.flips);
     finding.compared = num_tokens;
@@ -138,8 +133,8 @@ CheckOutcome run(const CheckInput& input) {
 }
 
 MOECHECK_REGISTER_CHECK({kName,
-                         {"the experts chosen for each token are a top-k of the subject's own logits, and one that the reference's logits admit "
-                          "within their bounds; the scores of a token do not rise from slot to slot",
+                         {"the experts chosen for each token are a top-k of the subject's own logits, and one that the reference's "
+                          "logits admit within their bounds; the scores of a token do not rise from slot to slot",
                           "which of two experts within the bounds is the better one: that is a benign flip, and counted",
                           "router/*", "a forward ran"},
                          run});

@@ -40,16 +40,6 @@ void report(const CheckInput& input, std::string_view tap, Dim rank, const Slot&
   outcome.findings.push_back(std::move(finding));
 }
 
-void look_at_dtypes(const CheckInput& input, const trace::RankTrace& rank, CheckOutcome& outcome) {
-  const base::DType declared = input.one.problem.dtype;
-  for (const auto& [name, tapped] : rank.taps) {
-    const base::DType dtype = tapped.tensor.dtype();
-    if (trace::find_tap(name) == nullptr || !base::is_floating(dtype) || dtype == declared) continue;
-    outcome.findings.push_back(make_finding(kName, name, rank.rank, fmt::format("elements are {}, declared {}", base::knob_name(dtype), base::knob_name(declared))));
-    outcome.findings.back().cls = record::FindingClass::kContract;
-  }
-}
-
 void look_at_choice(const CheckInput& input, Dim rank, const base::HostTensor& ids_TK, CheckOutcome& outcome) {
   Slot first;
   Dim count = 0;
@@ -59,7 +49,8 @@ void look_at_choice(const CheckInput& input, Dim rank, const base::HostTensor& i
     const Dim id = ids_TK.int_at(n);
     const bool is_expert = id >= 0 && id < input.one.problem.model.num_experts;
     if ((seen.insert(id).second && is_expert) || ++count > 1) continue;
-    first = {n, fmt::format("id {} is {}", id, is_expert ? "chosen twice for one token" : "no expert"), 0.0, static_cast<double>(id)};
+    first = {n, fmt::format("id {} is {}", id, is_expert ? "chosen twice for one token" : "no expert"), 0.0,
+             static_cast<double>(id)};
   }
   report(input, kIds, rank, first, count, outcome);
 }
@@ -75,7 +66,8 @@ void look_at_scores(const CheckInput& input, Dim rank, const base::HostTensor& i
     const bool is_there = n < given.numel();
     if (is_there && (is_local ? same_element_bits(scores_TK, given, n) : given.at(n) == 0)) continue;
     if (++count > 1) continue;
-    first = {n, is_local ? "the score of a local expert is not the router's" : "the slot of an expert that lives elsewhere has a score",
+    first = {n,
+             is_local ? "the score of a local expert is not the router's" : "the slot of an expert that lives elsewhere has a score",
              is_local ? scores_TK.at(n) : 0.0, is_there ? given.at(n) : 0.0};
   }
   if (given.shape() != scores_TK.shape() && first.n >= 0)
@@ -84,7 +76,8 @@ void look_at_scores(const CheckInput& input, Dim rank, const base::HostTensor& i
   report(input, kLocalScores, rank, first, count, outcome);
 }
 
-void look_at_local_ids(const CheckInput& input, Dim rank, const base::HostTensor& ids_TK, const base::HostTensor& given, CheckOutcome& outcome) {
+void look_at_local_ids(const CheckInput& input, Dim rank, const base::HostTensor& ids_TK, const base::HostTensor& given,
+                       CheckOutcome& outcome) {
   const LocalExperts local = local_experts(input.one.problem, rank);
   Slot first;
   Dim count = 0;
@@ -122,20 +115,24 @@ CheckOutcome run(const CheckInput& input) {
   if (taps.absent().size() == all.size()) return taps.unobserved();
   CheckOutcome outcome;
   outcome.findings = taps.findings();
-  for (const trace::RankTrace& rank : input.observed.ranks) look_at_dtypes(input, rank, outcome);
+  outcome.note = taps.absence_note();
+  std::ranges::move(wrong_dtypes(input, kName), std::back_inserter(outcome.findings));
   for (Dim rank = 0; rank < input.one.world_size(); ++rank) {
     const base::HostTensor* ids_TK = taps.get(rank, kIds);
     if (ids_TK == nullptr) continue;
     outcome.compared += ids_TK->numel();
     look_at_choice(input, rank, *ids_TK, outcome);
     const base::HostTensor* given = rank_trace(input, rank)->tensor(kLocalScores);
-    if (const auto* scores_TK = taps.get(rank, kScores); scores_TK != nullptr && given != nullptr) look_at_scores(input, rank, *ids_TK, *scores_TK, *given, outcome);
+    if (const auto* scores_TK = taps.get(rank, kScores); scores_TK != nullptr && given != nullptr)
+      look_at_scores(input, rank, *ids_TK, *scores_TK, *given, outcome);
     if (const auto* local_ids = taps.get(rank, kLocalIds)) look_at_local_ids(input, rank, *ids_TK, *local_ids, outcome);
   }
   if (outcome.findings.empty())
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
-      if (const auto group = input.one.problem.mesh.group(rank, "ep"); group.front() == rank) look_at_cover(input, taps, group, outcome);
-  if (std::ranges::find(taps.absent(), kIds) != taps.absent().end() && outcome.findings.empty()) return taps.unobserved();
+      if (const auto group = input.one.problem.mesh.group(rank, "ep"); group.front() == rank)
+        look_at_cover(input, taps, group, outcome);
+  const bool is_routing_absent = std::ranges::find(taps.absent(), kIds) != taps.absent().end();
+  if (is_routing_absent && outcome.findings.empty()) return taps.unobserved();
   conclude(outcome, "no token was routed");
   return outcome;
 }

@@ -33,7 +33,7 @@ void place(const CheckInput& input, Dim rank, std::string_view tap, const base::
   const trace::RankTrace& seen = *rank_trace(input, rank);
   const base::HostTensor* ids = seen.tensor("router/ids_TK");
   if (trace::find_tap(tap)->kind == trace::TapKind::kRows) {
-    if (rows_of_rank(input, rank) <= row) return;
+    if (rows_of_rank(input, rank) <= row || base::is_floating(seen.tensor("dispatch/rows_R3")->dtype())) return;
     const RowKey key = row_key(*seen.tensor("dispatch/rows_R3"), row);
     finding.token = input.one.problem.first_token(rank) + key.token;
     finding.slot = key.slot;
@@ -42,14 +42,16 @@ void place(const CheckInput& input, Dim rank, std::string_view tap, const base::
   }
   finding.token = input.one.problem.first_token(rank) + row;
   if (tap == "router/logits_TE") finding.expert = at % columns;
-  if (tap == "router/scores_TK") finding.slot = at % columns;
-  if (tap == "router/scores_TK" && ids != nullptr && ids->shape() == got.shape() && !base::is_floating(ids->dtype())) finding.expert = ids->int_at(at);
+  if (tap != "router/scores_TK") return;
+  finding.slot = at % columns;
+  if (ids != nullptr && ids->shape() == got.shape() && !base::is_floating(ids->dtype())) finding.expert = ids->int_at(at);
 }
 
-void report(const CheckInput& input, Dim rank, std::string_view tap, const trace::ExpectedTap& expected, const Comparison& c, CheckOutcome& outcome) {
+void report(const CheckInput& input, Dim rank, std::string_view tap, const trace::ExpectedTap& expected, const Comparison& c,
+            CheckOutcome& outcome) {
   const base::HostTensor& got = *rank_trace(input, rank)->tensor(tap);
-  auto finding = make_finding(kName, tap, rank,
-                              fmt::format("{} of {} rows over the bound ({} of {} elements)", c.rows_over, c.num_rows, c.elements_over, c.compared));
+  auto finding = make_finding(kName, tap, rank, fmt::format("{} of {} rows over the bound ({} of {} elements)", c.rows_over,
+                                                            c.num_rows, c.elements_over, c.compared));
   place(input, rank, tap, got, c.worst, finding);
   finding.want = c.want;
   finding.got = c.got;
@@ -65,12 +67,13 @@ void look_at(const CheckInput& input, Dim rank, std::string_view tap, const trac
   const base::HostTensor* got = rank_trace(input, rank) == nullptr ? nullptr : rank_trace(input, rank)->tensor(tap);
   if (got == nullptr || !base::is_floating(got->dtype())) return;  // missing ones are findings already
   if (got->shape() != expected.value.shape()) {
-    tally.outcome.findings.push_back(make_finding(kName, tap, rank, fmt::format("shape {}, the reference expects {}", base::shape_text(got->shape()),
-                                                                                base::shape_text(expected.value.shape()))));
+    tally.outcome.findings.push_back(make_finding(
+        kName, tap, rank,
+        fmt::format("shape {}, the reference expects {}", base::shape_text(got->shape()), base::shape_text(expected.value.shape()))));
     return;
   }
-  const Comparison c = compare_tap(*got, expected,
-                                   {.tap = tap, .store = input.one.problem.dtype, .is_exact = input.one.problem.values == model::Values::kExact});
+  const bool is_exact = input.one.problem.values == model::Values::kExact;
+  const Comparison c = compare_tap(*got, expected, {.tap = tap, .store = input.one.problem.dtype, .is_exact = is_exact});
   tally.outcome.compared += c.compared;
   tally.all_zero = tally.all_zero && c.all_zero;
   tally.outcome.stages.push_back({std::string(tap), rank, c.measured, c.bound, c.used, c.compared});
@@ -110,9 +113,11 @@ CheckOutcome run(const CheckInput& input) {
   if (taps.absent().size() == staged.size()) return taps.unobserved();
   Tally tally;
   tally.outcome.findings = taps.findings();
+  tally.outcome.note = taps.absence_note();
   for (const std::string_view tap : staged)
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
       if (const auto* expected = expected_tap(input, rank, tap)) look_at(input, rank, tap, *expected, tally);
+      else if (taps.get(rank, tap) != nullptr) tally.outcome.note += fmt::format("; {} of rank {} not judged: its inputs are missing", tap, rank);
   for (Dim rank = 0; rank < input.one.world_size(); ++rank) look_at_whole(input, rank, tally);
   if (tally.all_zero) tally.outcome.compared = 0;
   conclude(tally.outcome, "nothing but zeros was compared, or nothing at all");

@@ -26,7 +26,8 @@ std::vector<RowKey> wanted_keys(const base::HostTensor& ids_TK, LocalExperts loc
 
 void report(const CheckInput& input, Dim rank, const std::vector<RowKey>& keys, std::string_view what, CheckOutcome& outcome) {
   if (keys.empty()) return;
-  auto finding = make_finding(kName, kRows, rank, fmt::format("{} (token, slot) {} {}", keys.size(), keys.size() == 1 ? "pair" : "pairs", what));
+  const std::string_view noun = keys.size() == 1 ? "pair" : "pairs";
+  auto finding = make_finding(kName, kRows, rank, fmt::format("{} (token, slot) {} {}", keys.size(), noun, what));
   finding.token = input.one.problem.first_token(rank) + keys.front().token;
   finding.slot = keys.front().slot;
   finding.expert = keys.front().expert;
@@ -38,8 +39,10 @@ void report(const CheckInput& input, Dim rank, const std::vector<RowKey>& keys, 
 
 // Rows that nobody asked this rank for: which reading explains the first of them?
 std::string_view why_unexpected(const RowKey& key, const base::HostTensor& ids_TK, LocalExperts local) {
-  if (key.token < 0 || key.token >= ids_TK.dim(0) || key.slot < 0 || key.slot >= ids_TK.dim(1)) return "are no token and slot of this rank";
-  if (ids_TK.int_at(key.token * ids_TK.dim(1) + key.slot) != key.expert) return "are computed with an expert that the router did not choose";
+  const bool is_slot = key.token >= 0 && key.token < ids_TK.dim(0) && key.slot >= 0 && key.slot < ids_TK.dim(1);
+  if (!is_slot) return "are no token and slot of this rank";
+  if (ids_TK.int_at(key.token * ids_TK.dim(1) + key.slot) != key.expert)
+    return "are computed with an expert that the router did not choose";
   return local.has(key.expert) ? "are computed though not wanted" : "are computed by a rank that does not hold their expert";
 }
 
@@ -75,11 +78,13 @@ void look_at_rank(const CheckInput& input, const Readable& taps, Dim rank, Check
   report(input, rank, join.missing, "of local experts are never computed", outcome);
   report(input, rank, join.duplicates, "are computed twice", outcome);
   if (!join.unexpected.empty()) report(input, rank, join.unexpected, why_unexpected(join.unexpected.front(), *ids_TK, local), outcome);
-  if (rows.num_padding > 0) outcome.note += fmt::format("{}rank {}: {} padding rows", outcome.note.empty() ? "" : "; ", rank, rows.num_padding);
+  if (rows.num_padding > 0)
+    outcome.note += fmt::format("{}rank {}: {} padding rows", outcome.note.empty() ? "" : "; ", rank, rows.num_padding);
 
   std::vector<Dim> rows_of_expert(static_cast<std::size_t>(local.count), 0);
   for (Dim row = 0; row < rows_R3->dim(0); ++row)
-    if (const RowKey key = row_key(*rows_R3, row); local.has(key.expert)) ++rows_of_expert[static_cast<std::size_t>(key.expert - local.first)];
+    if (const RowKey key = row_key(*rows_R3, row); local.has(key.expert))
+      ++rows_of_expert[static_cast<std::size_t>(key.expert - local.first)];
   compare_counts(input, rank, taps.get(rank, kCounts), rows_of_expert, outcome);
   for (Dim e = 0; e < local.count; ++e)
     outcome.experts.push_back({rank, local.first + e, true, rows_of_expert[static_cast<std::size_t>(e)], 0, ""});
@@ -95,8 +100,9 @@ void look_at_group(const CheckInput& input, const Readable& taps, const std::vec
   }
   const Dim want = input.one.problem.num_tokens(group.front()) * input.one.problem.model.top_k;
   if (computed == want) return;
-  auto finding = make_finding(kName, kRows, group.front(), fmt::format("the {} ranks of its group compute {} rows, tokens times top-k are {}",
-                                                                       group.size(), computed, want));
+  auto finding = make_finding(kName, kRows, group.front(),
+                              fmt::format("the {} ranks of its group compute {} rows, tokens times top-k are {}", group.size(),
+                                          computed, want));
   finding.want = static_cast<double>(want);
   finding.got = static_cast<double>(computed);
   finding.compared = want;
@@ -111,7 +117,8 @@ CheckOutcome run(const CheckInput& input) {
   for (Dim rank = 0; rank < input.one.world_size(); ++rank) look_at_rank(input, taps, rank, outcome);
   if (outcome.findings.empty())
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
-      if (const auto group = input.one.problem.mesh.group(rank, "ep"); group.front() == rank) look_at_group(input, taps, group, outcome);
+      if (const auto group = input.one.problem.mesh.group(rank, "ep"); group.front() == rank)
+        look_at_group(input, taps, group, outcome);
   conclude(outcome, "no token was routed");
   return outcome;
 }

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "harness/check/join.h"
+#include "harness/trace/tap_points.h"
 #include "simulated_run.h"
 
 namespace moecheck::check {
@@ -140,6 +141,36 @@ TEST(Judge, RunsOnlyTheChecksThatTheCaseNames) {
   const record::CaseRecord one = run.judged();
   ASSERT_EQ(one.checks.size(), 2U);
   EXPECT_EQ(one.verdict, Verdict::kPass);
+}
+
+// What a subject writes may be anything: a finding, never a crash, and never a pass.
+TEST(Judge, FailsATapOfAnyWrongShapeOrKind) {
+  for (const trace::TapPoint& tap : trace::tap_points()) {
+    const SimulatedRun sound("mesh=ep=2");
+    const base::HostTensor right = sound.observed.ranks[1].taps.at(std::string(tap.name)).tensor;
+    base::Shape longer = right.shape(), shorter = right.shape();
+    ++longer[0];
+    --shorter[0];
+    const bool is_integer = !base::is_floating(right.dtype());
+    const base::DType other_kind = is_integer ? base::DType::kF32 : base::DType::kI64;
+    const std::vector<base::HostTensor> wrong = {base::HostTensor(right.dtype(), longer),  base::HostTensor(right.dtype(), shorter),
+                                                 base::HostTensor(right.dtype(), {}),      base::HostTensor(right.dtype(), {0}),
+                                                 base::HostTensor(other_kind, right.shape())};
+    for (const base::HostTensor& tensor : wrong) {
+      SimulatedRun run("mesh=ep=2");
+      run.tensor(1, std::string(tap.name)) = tensor;
+      EXPECT_EQ(run.judged().verdict, Verdict::kFail) << tap.name << " " << base::shape_text(tensor.shape());
+    }
+  }
+}
+
+TEST(Judge, FailsKeysAndIdsThatAreOutOfRange) {
+  for (const std::string tap : {"dispatch/rows_R3", "router/ids_TK", "dispatch/ids_TK", "dispatch/counts_e"})
+    for (const double value : {-7.0, -1.0, 99.0, 1e15}) {
+      SimulatedRun run("mesh=ep=2");
+      for (Dim i = 0; i < 3; ++i) run.tensor(0, tap).set(i, value);
+      EXPECT_EQ(run.judged().verdict, Verdict::kFail) << tap << " " << value;
+    }
 }
 
 TEST(JoinRows, ReportsMissingUnexpectedAndDuplicateKeys) {

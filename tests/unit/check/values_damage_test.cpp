@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "harness/check/nonfinite_scan.h"
 #include "simulated_run.h"
 
 namespace moecheck::check {
@@ -91,12 +92,51 @@ TEST(StageDiff, NamesTheLostContribution) {
   }
 }
 
+TEST(StageDiff, NamesTheContributionThatIsNotWeighted) {
+  SimulatedRun run("mesh=none");
+  const Dim row = run.row_of(0, 6, 1);
+  const double score = run.tensor(0, "dispatch/scores_TK").at(6 * 3 + 1);
+  auto& partial = run.tensor(0, "combine/partial_TD");
+  for (Dim d = 0; d < 14; ++d)
+    partial.set(6 * 14 + d, partial.at(6 * 14 + d) + (1 - score) * run.tensor(0, "experts/out_RD").at(row * 14 + d));
+  run.reduce();
+  const record::Finding finding = first_failure(run.check("stage_diff"));
+  EXPECT_EQ(finding.token, 6);
+  EXPECT_THAT(finding.hypothesis, HasSubstr("slot 1, is not weighted by its score"));
+}
+
+TEST(HasNonfinite, FindsOneElementInEveryDtypeAndPlace) {
+  for (const base::DType dtype : {base::DType::kF32, base::DType::kF64, base::DType::kBF16, base::DType::kF16}) {
+    for (const Dim size : {1, 2, 3, 5, 8, 13}) {
+      std::vector<double> values(static_cast<std::size_t>(size), -60000.0);
+      EXPECT_FALSE(has_nonfinite(base::tensor_from_doubles(dtype, {size}, values))) << base::knob_name(dtype);
+      for (const double bad : {kNaN, std::numeric_limits<double>::infinity(), -std::numeric_limits<double>::infinity()}) {
+        for (std::size_t at = 0; at < values.size(); ++at) {
+          auto damaged = values;
+          damaged[at] = bad;
+          EXPECT_TRUE(has_nonfinite(base::tensor_from_doubles(dtype, {size}, damaged))) << base::knob_name(dtype) << " " << at;
+        }
+      }
+    }
+  }
+  EXPECT_FALSE(has_nonfinite(base::tensor_from_ints({1}, std::vector<std::int64_t>{-1})));
+}
+
 TEST(StageDiff, NamesARankWhosePartialResultWasNotReduced) {
   SimulatedRun run("mesh=ep=2 dtype=bf16");
   for (const Dim rank : {0, 1}) run.tensor(rank, "output/y_TD") = run.tensor(0, "combine/partial_TD");
   const CheckOutcome outcome = run.check("stage_diff");
   ASSERT_EQ(outcome.findings.size(), 2U);
   EXPECT_THAT(outcome.findings[1].hypothesis, HasSubstr("partial result of rank 1 is missing"));
+}
+
+TEST(StageDiff, NotesTheStagesThatItCouldNotJudge) {
+  SimulatedRun run("mesh=ep=2");
+  for (auto& rank : run.observed.ranks) rank.taps.erase("experts/gate_up_RG");
+  const CheckOutcome outcome = run.check("stage_diff");
+  EXPECT_EQ(outcome.state, CheckState::kPass) << messages(outcome);
+  EXPECT_THAT(outcome.note, HasSubstr("not shown by any rank: experts/gate_up_RG"));
+  EXPECT_THAT(outcome.note, HasSubstr("experts/act_RF of rank 1 not judged"));
 }
 
 TEST(StageDiff, NamesSwappedGateAndUp) {
