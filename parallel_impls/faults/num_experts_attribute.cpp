@@ -20,7 +20,7 @@ MOECHECK_REGISTER_FAULT({
     {"num_experts_attribute", "S05, transformers#45473 (review)",
      "the number of experts is read from a module attribute that was already localised, not from the tensor", "expert_range",
      "impl=ep_allreduce model=qwen3_moe mesh=ep=2 dtype=fp32",
-     {{"expert_census", "param/experts/down_EDF", 0, 3}, {"expert_census", "param/experts/down_EDF", 1, 6}}},
+     {{"expert_census", "param/experts/down_EDF", 0, 3}, {"expert_census", "param/experts/down_EDF", 1, 9}}},
     [](Seams& seams) { seams.expert_range = experts_of_attribute(); },
 });
 

@@ -20,7 +20,7 @@ MOECHECK_REGISTER_FAULT({
     {"sentinel_not_computed", "S03, transformers#45473 (3)",
      "rows of slots whose expert lives elsewhere are never written by the grouped GEMM, then multiplied by 0 and summed",
      "experts backend", "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=bf16 experts_backend=grouped_mm",
-     {{"nonfinite", "combine/partial_TD", 0, 0}, {"nonfinite", "combine/partial_TD", 1, 0}}},
+     {{"nonfinite", "combine/partial_TD", 0, 9}, {"nonfinite", "combine/partial_TD", 1, 3}}},
     [](Seams& seams) { seams.find_backend = unclamped_grouped_mm; },
 });
 

@@ -20,7 +20,7 @@ TEST(CodeOnly, BlanksCommentsAndLiteralsAndKeepsLines) {
 
 TEST(CodeOnly, DoesNotEndALiteralAtAnEscapedQuote) { EXPECT_EQ(code_only(R"(f("a\"b{", 'c', '\'');)"), R"(f("     ", ' ', '  ');)"); }
 
-TEST(CodeOnly, ReadsRawStringsToTheirOwnEnd) { EXPECT_EQ(code_only("x = R\"y(\" // { )y\" + z;"), "x = R               \" + z;"); }
+TEST(CodeOnly, ReadsRawStringsToTheirOwnEnd) { EXPECT_EQ(code_only("x = R\"y(\" // { )y\" + z;"), "x = R            \" + z;"); }
 
 TEST(CodeOnly, TakesTheMarkBetweenDigitsForNoQuote) { EXPECT_EQ(code_only("int n = 20'000; f('x');"), "int n = 20'000; f(' ');"); }
 

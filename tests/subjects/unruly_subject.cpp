@@ -1,0 +1,260 @@
+// A subject of protocol v1 that misbehaves as asked, to test what the harness makes of it. It computes nothing.
+//
+// In a case: impl=<misdeed>.<rank>.<request>, as in impl=segv.1.forward; the other ranks, and impl=honest, do as they are told.
+// At its start: a word on the command line (see start_misdeed); --moecheck-describe is answered before or after it.
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <fmt/format.h>
+
+#include "harness/base/files.h"
+#include "harness/subject/protocol.h"
+#include "harness/trace/trace.h"
+
+namespace {
+
+using moecheck::base::Json;
+namespace subject = moecheck::subject;
+namespace trace = moecheck::trace;
+
+constexpr std::array kMisdeeds = {
+    "segv",        // is killed by SIGSEGV
+    "kill",        // kills itself with SIGKILL
+    "exit3",       // exits
+    "segv_peers_wait",     // SIGSEGV, while the other ranks wait in a collective
+    "hang",                // never answers, outside of a collective
+    "hang_in_collective",  // never answers, after an enter event
+    "hang_ignoring_sigterm",
+    "garbage",       // answers what is no JSON
+    "wrong_id",      // answers another request
+    "no_ok",         // answers an object without "ok"
+    "unknown_code",  // refuses with a code that the protocol lacks
+    "oversized",     // sends bytes without a line end, and no end of them
+    "twice",         // answers, and answers again
+    "close_socket",  // closes its socket and lives on
+    "raise", "io", "oom", "unsupported",  // refuses with that code ("error" for raise)
+    "refuse_alone",     // refuses as unsupported while the other ranks hang
+    "noise",            // fills stdout and stderr, sends an unknown event; is fine otherwise
+    "slow",             // takes a while; is fine otherwise
+    "truncated_trace",  // writes half a file and says ok
+    "no_trace",         // writes nothing and says ok
+    "grandchild",       // leaves a process behind, whose id lies in TRACE/grandchild, and is killed by SIGSEGV
+};
+
+constexpr unsigned kSlowMicroseconds = 300'000;
+
+struct Misdeed {
+  std::string name;   // "honest"
+  long rank = -1;
+  std::string request;
+};
+
+Misdeed misdeed_from(const std::string& impl) {
+  const auto first = impl.find('.');
+  const auto second = impl.find('.', first + 1);
+  if (first == std::string::npos || second == std::string::npos) return {impl, -1, ""};
+  return {impl.substr(0, first), std::strtol(impl.c_str() + first + 1, nullptr, 10), impl.substr(second + 1)};
+}
+
+[[noreturn]] void hang() {
+  while (true) ::pause();
+}
+
+[[noreturn]] void die_of(int signal) {
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+  ::signal(signal, SIG_DFL);
+  ::kill(::getpid(), signal);
+  hang();
+}
+
+class Socket {
+ public:
+  explicit Socket(const std::string& path) : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    std::memcpy(address.sun_path, path.data(), std::min(path.size(), sizeof address.sun_path - 1));
+    if (::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) std::exit(9);
+  }
+  void send(std::string_view bytes) const {
+    while (!bytes.empty()) {
+      const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      if (n <= 0) std::exit(0);  // the driver is gone
+      bytes.remove_prefix(static_cast<std::size_t>(n));
+    }
+  }
+  void send_line(const Json& message) const { send(message.dump() + "\n"); }
+  std::string read_line() {
+    std::string line;
+    for (char c = 0; ::read(fd_, &c, 1) == 1;) {
+      if (c == '\n') return line;
+      line += c;
+    }
+    std::exit(0);  // a closed socket asks to leave
+  }
+  void close() const { ::close(fd_); }
+
+ private:
+  int fd_;
+};
+
+void wait_in_collective(const Socket& socket) {
+  socket.send_line(subject::to_json(subject::CollectiveEvent{true, "all_reduce", "ep", 3, "output/y_TD"}));
+  hang();
+}
+
+void leave_grandchild(const std::filesystem::path& folder) {
+  const pid_t pid = ::fork();
+  if (pid == 0) hang();
+  std::filesystem::create_directories(folder);
+  std::ofstream(folder / "grandchild") << pid << std::flush;
+}
+
+Json ok() { return {{"ok", true}, {"implementation", "honest"}, {"experts_backend", "eager"}}; }
+Json refusal(const char* code) { return {{"ok", false}, {"code", code}, {"message", fmt::format("says {}", code)}, {"traceback", "line 1\nline 2"}}; }
+
+void write_trace(const subject::OpenRequest& open, const std::string& phase, long rank) {
+  trace::RankTrace shown;
+  shown.rank = rank;
+  shown.implementation = open.one.impl;
+  shown.experts_backend = open.one.experts_backend;
+  if (!trace::write_rank_phase(open.trace, phase, shown, {})) std::exit(8);
+}
+
+void truncate_trace(const subject::OpenRequest& open, const std::string& phase, long rank) {
+  write_trace(open, phase, rank);
+  const auto file = open.trace / phase / fmt::format("rank{}.safetensors", rank);
+  std::filesystem::resize_file(file, std::filesystem::file_size(file) / 2);
+}
+
+// Ways to end or to fall silent; returns if the misdeed is none of them.
+void end_badly(const std::string& name, const Socket& socket, const subject::OpenRequest& open) {
+  if (name == "grandchild") leave_grandchild(open.trace);
+  if (name == "segv" || name == "segv_peers_wait" || name == "grandchild") die_of(SIGSEGV);
+  if (name == "kill") die_of(SIGKILL);
+  if (name == "exit3") std::exit(3);
+  if (name == "hang_ignoring_sigterm") ::signal(SIGTERM, SIG_IGN);
+  if (name == "hang" || name == "hang_ignoring_sigterm") hang();
+  if (name == "hang_in_collective") wait_in_collective(socket);
+  if (name == "oversized")
+    while (true) socket.send(std::string(1 << 16, 'x'));
+  if (name == "close_socket") {
+    socket.close();
+    hang();
+  }
+}
+
+// What the chosen rank answers to the chosen request; a misdeed that is not here ended before.
+void answer_badly(const std::string& name, const Socket& socket, const subject::OpenRequest& open, const Json& request, long rank) {
+  end_badly(name, socket, open);
+  Json reply = ok();
+  if (name == "garbage") return socket.send("Traceback (most recent call last):\n");
+  if (name == "no_ok") reply.erase("ok");
+  if (name == "unknown_code") reply = refusal("gave_up");
+  if (name == "raise") reply = refusal("error");
+  if (name == "io" || name == "oom" || name == "unsupported") reply = refusal(name.c_str());
+  if (name == "refuse_alone") reply = refusal("unsupported");
+  if (name == "slow") ::usleep(kSlowMicroseconds);
+  if (name == "noise") {
+    const std::string noise(100'000, '\xff');
+    std::fprintf(stdout, "%s\n{\"id\": 1, \"ok\": false}\n", noise.c_str());
+    std::fprintf(stderr, "%s\n", noise.c_str());
+    socket.send_line({{"event", "progress"}, {"percent", 50}});
+  }
+  const auto phase = request["op"].get<std::string>();
+  if (name == "truncated_trace") truncate_trace(open, phase, rank);
+  reply["id"] = request["id"].get<long>() + (name == "wrong_id" ? 1 : 0);
+  socket.send_line(reply);
+  if (name == "twice") socket.send_line(reply);
+}
+
+int serve(const std::string& start_misdeed) {
+  const long rank = std::strtol(std::getenv("RANK"), nullptr, 10);
+  if (start_misdeed == "never_says_hello") hang();
+  if (start_misdeed == "ends_at_start" && rank == 1) {
+    std::fprintf(stderr, "no such device\n");
+    return 7;
+  }
+  Socket socket(std::getenv(subject::kSocketVariable));
+  if (start_misdeed == "rank_1_ends_others_wait") {
+    if (rank == 1) die_of(SIGSEGV);
+    hang();
+  }
+  if (start_misdeed == "hello_of_garbage") socket.send("hello\n");
+  if (start_misdeed == "hello_of_protocol_2") socket.send_line({{"event", "hello"}, {"protocol", 2}});
+  if (start_misdeed == "hello_of_wrong_types") socket.send_line({{"event", 5}, {"protocol", "one"}});
+  if (start_misdeed == "hello_without_end")
+    while (true) socket.send(std::string(1 << 16, 'x'));
+  socket.send_line({{"event", "hello"}, {"protocol", subject::kProtocol}, {"rank", rank}, {"pid", ::getpid()}});
+  std::optional<subject::OpenRequest> open;
+  while (true) {
+    const Json request = Json::parse(socket.read_line());
+    const auto op = request["op"].get<std::string>();
+    if (op == "open") open = subject::open_request_from_json(request).value();
+    const Misdeed misdeed = misdeed_from(open->one.impl);
+    if (misdeed.request == op && misdeed.rank == rank) {
+      answer_badly(misdeed.name, socket, *open, request, rank);
+      continue;
+    }
+    if (misdeed.request == op && misdeed.name == "segv_peers_wait") wait_in_collective(socket);
+    if (misdeed.request == op && misdeed.name == "refuse_alone") hang();
+    if (op != "open" && op != "close") write_trace(*open, op, rank);
+    Json reply = ok();
+    reply["id"] = request["id"];
+    socket.send_line(reply);
+  }
+}
+
+subject::Capabilities capabilities() {
+  subject::Capabilities c;
+  c.protocol = subject::kProtocol;
+  c.name = "unruly";
+  c.version = "1";
+  const std::vector<std::string> dims = {"dp", "ep", "tp"};
+  c.implementations.push_back({"honest", "does as it is told, and computes nothing", dims, {"eager"}});
+  for (const char* misdeed : kMisdeeds)
+    for (const int rank : {0, 1})
+      for (const char* request : {"open", "load", "forward", "close"})
+        c.implementations.push_back({fmt::format("{}.{}.{}", misdeed, rank, request), "misbehaves", dims, {"eager"}});
+  c.dtypes = {"fp32", "bf16"};
+  c.phases = {"load", "forward"};
+  return c;
+}
+
+int describe(const std::string& start_misdeed) {
+  if (start_misdeed == "describe_hangs") hang();
+  if (start_misdeed == "describe_crashes") die_of(SIGSEGV);
+  if (start_misdeed == "describe_fails") {
+    std::fprintf(stderr, "ModuleNotFoundError: no torch\n");
+    return 1;
+  }
+  Json json = subject::to_json(capabilities());
+  if (start_misdeed == "describe_protocol_2") json["protocol"] = 2;
+  if (start_misdeed == "describe_noise") std::fprintf(stderr, "warning: this is stderr\n");
+  std::puts(start_misdeed == "describe_garbage" ? "{\"protocol\": 1, \"name\"" : json.dump().c_str());
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::string start_misdeed;
+  bool is_asked = false;
+  for (int i = 1; i < argc; ++i) {
+    if (std::string(argv[i]) == "--moecheck-describe") {
+      is_asked = true;
+    } else {
+      start_misdeed = argv[i];
+    }
+  }
+  return is_asked ? describe(start_misdeed) : serve(start_misdeed);
+}
