@@ -69,6 +69,9 @@ std::string cell_html(const StageCell* cell, bool is_first) {
   const bool is_over = is_over_bound(cell->used);
   // Comparing nothing proves nothing: such a cell must not look like a good one.
   if (cell->compared == 0 && !is_over) return "<td class=\"none\">nothing compared</td>";
+  // No bound, and nobody was judged by it: a figure for the reader.
+  if (cell->bound == 0 && cell->used == 0 && cell->measured > 0)
+    return fmt::format("<td class=\"none\">{} (information)</td>", magnitude_text(cell->measured));
   return fmt::format("<td class=\"bar{}{}\" style=\"--w:{}%\">{}{}{}</td>", is_over ? " over" : "", is_first ? " first" : "",
                      bar_percent(cell->used), is_first ? "<b class=\"flag\">first</b> " : "", is_over ? "&#10007; " : "",
                      used_text(cell->used));

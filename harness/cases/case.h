@@ -17,6 +17,7 @@ struct Case {
   model::Problem problem;
   std::string impl;
   std::string experts_backend;
+  std::string device;                // "cpu", "cuda"
   std::vector<std::string> phases;   // "load", "forward"
   std::vector<std::string> checks;   // {"all"}, or names
   std::string fault;                 // name of an injected bug; empty for none

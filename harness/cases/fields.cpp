@@ -105,6 +105,8 @@ std::vector<Field> make_fields() {
        [](Case& c, std::string_view t) -> Status { c.problem.dtype = base::dtype_from_knob(t).value(); return Ok{}; }},
       {"experts_backend", "", "experts_backend", F::kName, "eager", {}, 0, 0, false, "how a rank computes its experts: eager, batched_mm, grouped_mm",
        [](const Case& c) { return c.experts_backend; }, [](Case& c, std::string_view t) -> Status { c.experts_backend = t; return Ok{}; }},
+      {"device", "", "device", F::kChoice, "cpu", {"cpu", "cuda"}, 0, 0, false, "where a rank's tensors live: cpu (Gloo) or cuda (NCCL)",
+       [](const Case& c) { return c.device; }, [](Case& c, std::string_view t) -> Status { c.device = t; return Ok{}; }},
       {"tokens", "tokens", "per_rank", F::kIntList, "7", {}, 0, kMaxDim, false, "tokens of each data-parallel rank, 0 allowed; cycled over dp",
        [](const Case& c) { return fmt::format("{}", fmt::join(c.problem.tokens_per_rank, ",")); },
        [](Case& c, std::string_view t) -> Status { c.problem.tokens_per_rank = ints_of(t); return Ok{}; }},

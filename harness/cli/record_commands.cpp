@@ -1,4 +1,5 @@
 // moecheck check RUN, moecheck report RUN
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <unistd.h>
@@ -24,47 +25,50 @@ base::Result<record::CaseRecord> judge_again(const driver::KeptTrace& kept, cons
   if (!one) return one.error();
   auto judged = driver::judge_trace(*one, kept.trace, kept.failures);
   if (!judged) return judged.error();
+  driver::apply_xfail(*judged, kept.xfail_reason);
   judged->id = kept.id;
   judged->config = cases::config_of(*one);
   judged->repro = fmt::format("moecheck run --case \"{}\"", kept.id);
   return judged;
 }
 
-// What the kept traces do not tell: the scenario, the time it took.
-void take_history(record::CaseRecord& judged, const record::RunRecord& before) {
-  for (const record::CaseRecord& one : before.cases) {
-    if (one.id != judged.id) continue;
-    judged.scenario = one.scenario;
-    judged.seconds = one.seconds;
-    judged.subject_seconds = one.subject_seconds;
-    judged.repro = one.repro;
+// Puts the case in the place of its old record, which knows what the trace does not tell: the scenario, the time it took.
+void replace_case(std::vector<record::CaseRecord>& cases, record::CaseRecord judged) {
+  const auto old = std::ranges::find(cases, judged.id, &record::CaseRecord::id);
+  if (old == cases.end()) {
+    cases.push_back(std::move(judged));
+    return;
   }
+  judged.scenario = old->scenario;
+  judged.seconds = old->seconds;
+  judged.subject_seconds = old->subject_seconds;
+  judged.repro = old->repro;
+  *old = std::move(judged);
 }
 
-base::Result<record::RunRecord> judge_run_again(const std::string& run_dir) {
-  auto before = record::read_run_record(run_dir);
+// Cases without a trace stand as they were: a crash does not go away by judging the others again.
+base::Result<record::RunRecord> judge_run_again(const std::string& run_dir, const std::vector<driver::KeptTrace>& kept) {
+  auto before = driver::read_run(run_dir);
   if (!before) return before.error();
-  auto kept = driver::kept_traces(run_dir);
-  if (!kept) return kept.error();
   auto scenarios = scenarios_dir();
   if (!scenarios) return scenarios.error();
   const cases::FamilyLoader load_family = scenario::family_loader(*scenarios / "models");
-  record::RunRecord again = *before;
-  again.cases.clear();
-  for (const driver::KeptTrace& one : *kept) {
+  record::RunRecord again = *std::move(before);
+  for (const driver::KeptTrace& one : kept) {
     auto judged = judge_again(one, load_family);
     if (!judged) return base::Error{judged.error().code, judged.error().message, one.trace.string() + (judged.error().where.empty() ? "" : ": " + judged.error().where)};
-    take_history(*judged, *before);
-    again.cases.push_back(*std::move(judged));
+    replace_case(again.cases, *std::move(judged));
   }
   return again;
 }
 
 int check_run(const std::string& run_dir, const std::string& out, bool is_json) {
-  auto again = judge_run_again(run_dir);
-  if (!again) return report_error(again.error().text(), exit_code_of(again.error()));
-  if (again->cases.empty())
+  auto kept = driver::kept_traces(run_dir);
+  if (!kept) return report_error(kept.error().text(), exit_code_of(kept.error()));
+  if (kept->empty() && std::filesystem::exists(run_dir))
     return report_error(fmt::format("{} holds no traces; run with --keep-traces all or --until trace", run_dir), record::kExitNothing);
+  auto again = judge_run_again(run_dir, *kept);
+  if (!again) return report_error(again.error().text(), exit_code_of(again.error()));
   if (!out.empty()) {
     if (auto made = base::make_folders(out); !made) return report_error(made.error().text(), record::kExitCouldNotTest);
     if (auto written = record::write_run_record(out, *again); !written) return report_error(written.error().text(), record::kExitCouldNotTest);
@@ -78,7 +82,7 @@ int check_run(const std::string& run_dir, const std::string& out, bool is_json) 
 }
 
 int report_run(const std::string& run_dir, const std::vector<std::string>& names) {
-  auto run = record::read_run_record(run_dir);
+  auto run = driver::read_run(run_dir);
   if (!run) return report_error(run.error().text(), exit_code_of(run.error()));
   const std::filesystem::path folder = std::filesystem::is_directory(run_dir) ? std::filesystem::path(run_dir) : std::filesystem::path(run_dir).parent_path();
   for (const std::string& name : names) {

@@ -78,14 +78,18 @@ base::Result<std::vector<IdentifiedCase>> load_all(const SelectionOptions& optio
 base::Result<std::pair<std::size_t, std::size_t>> parse_shard(const std::string& text) {
   std::size_t i = 0, n = 0;
   const auto slash = text.find('/');
-  const bool is_ok = slash != std::string::npos && std::from_chars(text.data(), text.data() + slash, i).ec == std::errc{} &&
-                     std::from_chars(text.data() + slash + 1, text.data() + text.size(), n).ec == std::errc{};
+  const auto is_number = [](const char* first, const char* last, std::size_t& number) {
+    const auto [end, code] = std::from_chars(first, last, number);
+    return code == std::errc{} && end == last;
+  };
+  const char* const begin = text.data();
+  const bool is_ok = slash != std::string::npos && is_number(begin, begin + slash, i) && is_number(begin + slash + 1, begin + text.size(), n);
   if (!is_ok || i < 1 || i > n) return Error{ErrorCode::kUsage, fmt::format("'{}' is not i/n with 1 <= i <= n", text), "--shard"};
   return std::pair(i, n);
 }
 
 base::Status keep_last_failed(std::vector<IdentifiedCase>& cases) {
-  auto last = record::read_run_record(latest_run());
+  auto last = driver::read_run(latest_run());
   if (!last) return Error{ErrorCode::kUsage, "there is no last run to take the failed cases from: " + last.error().text(), "--lf"};
   std::set<std::string> failed;
   for (const record::CaseRecord& one : last->cases)

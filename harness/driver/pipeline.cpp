@@ -36,7 +36,7 @@ std::optional<Verdict> verdict_without_judging(RunEnd end) {
     case RunEnd::kCrashed: return Verdict::kCrash;
     case RunEnd::kTimedOut: return Verdict::kTimeout;
     case RunEnd::kBroken: return Verdict::kError;
-    case RunEnd::kInterrupted: return Verdict::kSkipped;
+    case RunEnd::kInterrupted: return Verdict::kUntested;
   }
   return Verdict::kUntested;
 }
@@ -48,15 +48,10 @@ CaseRecord record_of(Verdict verdict, std::string reason) {
   return record;
 }
 
-void apply_xfail(CaseRecord& record, const std::string& reason) {
-  if (reason.empty()) return;
-  if (record.verdict == Verdict::kPass) {
-    record.verdict = Verdict::kXpass;
-    record.reason = "expected to fail: " + reason;
-  } else if (record::is_failure(record.verdict)) {
-    record.verdict = Verdict::kXfail;
-    record.reason = reason;
-  }
+// By checks, or left to `moecheck check`: then there is a trace, and verdicts can be compared between repeats.
+bool is_judged(Verdict verdict) {
+  return verdict == Verdict::kPass || verdict == Verdict::kFail || verdict == Verdict::kVacuous || verdict == Verdict::kInconclusive ||
+         verdict == Verdict::kSkipped;
 }
 
 // One worker: its own ranks, cases taken from a shared counter.
@@ -81,12 +76,14 @@ class Worker {
  private:
   CaseRecord run_repeats(const IdentifiedCase& identified, std::size_t index, base::Status& status) {
     CaseRecord first = run_once(identified, index, status);
-    for (int repeat = 1; repeat < options_.num_repeats && launch::num_interrupts() == 0; ++repeat) {
-      const CaseRecord again = run_once(identified, index, status);
+    for (int repeat = 2; repeat <= options_.num_repeats && is_judged(first.verdict) && launch::num_interrupts() == 0; ++repeat) {
+      CaseRecord again = run_once(identified, index, status);
+      if (again.verdict == Verdict::kUntested) break;  // ended by hand; the repeats before it count
       first.subject_seconds += again.subject_seconds;
       if (again.verdict == first.verdict) continue;
-      first.reason = fmt::format("{} at first, {} in repeat {}", record::verdict_name(first.verdict), record::verdict_name(again.verdict), repeat + 1);
-      first.verdict = Verdict::kFlaky;
+      const std::string before = fmt::format("{} x {}", repeat - 1, record::verdict_name(first.verdict));
+      first.reason = fmt::format("{} in repeat {} after {}{}{}", record::verdict_name(again.verdict), repeat, before, again.reason.empty() ? "" : ": ", again.reason);
+      first.verdict = is_judged(again.verdict) ? Verdict::kFlaky : again.verdict;
       first.findings.insert(first.findings.end(), again.findings.begin(), again.findings.end());
       break;
     }
@@ -111,10 +108,11 @@ class Worker {
     const launch::CaseRun run = launcher_->run(one, folders, options_.timeout);
     CaseRecord record = judge_run(one, run, folders.trace);
     record.subject_seconds = run.seconds;
-    const bool is_kept = options_.keep_traces == KeepTraces::kAll ||
-                         (options_.keep_traces == KeepTraces::kFailed && record.verdict == Verdict::kFail);
-    if (is_kept)
-      if (auto kept = folder_.keep_trace(index, folders.trace, identified.id, failures_of(run)); !kept) status = kept;
+    // A trace of ranks that crashed or hung ends anywhere: judged again it could pass for a whole one.
+    const bool is_whole = run.end == RunEnd::kCompleted || run.end == RunEnd::kRaised;
+    const bool is_wanted = options_.keep_traces == KeepTraces::kAll || (options_.keep_traces == KeepTraces::kFailed && record.verdict == Verdict::kFail);
+    if (is_whole && is_wanted)
+      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, failures_of(run), one.xfail_reason}); !kept) status = kept;
     return record;
   }
 
@@ -153,7 +151,7 @@ std::optional<std::size_t> take_next(Progress& progress, const RunOptions& optio
 
 void finish(Progress& progress, const RunOptions& options, RunFolder& folder, std::size_t index, CaseRecord record, base::Status status) {
   const std::lock_guard lock(progress.mutex);
-  if (record.verdict == Verdict::kSkipped && launch::num_interrupts() >= 2) return;  // ended by hand: no verdict
+  if (record.verdict == Verdict::kUntested && launch::num_interrupts() >= 2) return;  // ended by hand: no verdict
   if (status) status = folder.append_event({{"event", "case"}, {"index", index}, {"case", record::to_json(record)}});
   if (!status) {
     progress.status = status;
@@ -176,6 +174,18 @@ void work(int number, Progress& progress, const RunOptions& options, RunFolder& 
 }  // namespace
 
 std::string version() { return MOECHECK_VERSION; }
+
+void apply_xfail(CaseRecord& record, const std::string& reason) {
+  if (reason.empty()) return;
+  const bool has_failed = record.verdict == Verdict::kFail || record.verdict == Verdict::kCrash || record.verdict == Verdict::kTimeout;
+  if (record.verdict == Verdict::kPass) {
+    record.verdict = Verdict::kXpass;
+    record.reason = "expected to fail: " + reason;
+  } else if (has_failed) {
+    record.reason = reason + (record.reason.empty() ? "" : fmt::format(" ({}: {})", record::verdict_name(record.verdict), record.reason));
+    record.verdict = Verdict::kXfail;
+  }
+}
 
 base::Result<CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const std::vector<check::PhaseFailure>& failures) {
   auto observed = trace::read_trace(trace, one.phases, one.world_size());

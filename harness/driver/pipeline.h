@@ -32,7 +32,7 @@ struct RunOptions {
   std::optional<std::filesystem::path> checkpoint;       // instead of a generated one
   std::chrono::milliseconds timeout{60'000};             // of one case
   int num_workers = 1;
-  int num_repeats = 1;
+  int num_repeats = 1;                                   // judged alike or flaky; a crash, timeout or error ends them
   bool stops_at_first_failure = false;
   bool stops_after_trace = false;                        // --until trace
   KeepTraces keep_traces = KeepTraces::kFailed;
@@ -50,6 +50,10 @@ base::Result<record::RunRecord> run_cases(const RunOptions& options);
 // Judges a trace. Errors: kUsage (unknown check), kDamaged (trace).
 base::Result<record::CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace,
                                              const std::vector<check::PhaseFailure>& failures);
+
+// xpass and xfail: a case that the scenario expects to fail, with that reason. No effect if the reason is empty.
+// Flaky and vacuous cases stay what they are: they do not fail as expected.
+void apply_xfail(record::CaseRecord& record, const std::string& reason);
 
 std::string version();
 

@@ -12,17 +12,25 @@
 
 namespace moecheck::driver {
 
+// A trace, and what is needed to judge it again.
+struct KeptTrace {
+  std::filesystem::path trace;
+  std::string id;
+  std::vector<check::PhaseFailure> failures;
+  std::string xfail_reason;
+};
+
 class RunFolder {
  public:
+  // What an earlier run left there (run.json, events.jsonl, traces) is removed: it must not be taken for this one's.
   // Errors: kIo: cannot be made or written; the remedy is --out.
   static base::Result<RunFolder> open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const { return path_; }
   // One line, on disk before it returns. Errors: kIo (disk full).
   base::Status append_event(const base::Json& event);
-  // Moves a case's trace to RUN/traces/<index>, with what is needed to judge it again. Errors: kIo.
-  base::Status keep_trace(std::size_t index, const std::filesystem::path& trace, const std::string& id,
-                          const std::vector<check::PhaseFailure>& failures);
+  // Copies a trace to RUN/traces/<index>. Errors: kIo; nothing is kept then.
+  base::Status keep_trace(std::size_t index, const KeptTrace& one);
 
  private:
   explicit RunFolder(std::filesystem::path path) : path_(std::move(path)) {}
@@ -30,13 +38,10 @@ class RunFolder {
   std::ofstream events_;
 };
 
-// What keep_trace() left: the trace's folder, the case's id and its failed phases.
-struct KeptTrace {
-  std::filesystem::path trace;
-  std::string id;
-  std::vector<check::PhaseFailure> failures;
-};
-// In order of their index. Errors: kIo, kDamaged.
+// What keep_trace() left, in order of the index. Errors: kIo, kDamaged.
 base::Result<std::vector<KeptTrace>> kept_traces(const std::filesystem::path& run);
+
+// RUN/run.json; without it the cases that events.jsonl tells of, as an interrupted run. Errors: kIo, kDamaged.
+base::Result<record::RunRecord> read_run(const std::filesystem::path& run);
 
 }  // namespace moecheck::driver

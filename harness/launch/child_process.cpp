@@ -4,6 +4,7 @@
 #include <csignal>
 #include <cstring>
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <poll.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -42,6 +43,9 @@ struct OwnSession {
 
   template <typename Launcher>
   bp::error_code on_exec_setup(Launcher&, const bp::filesystem::path&, const char* const*(&)) {
+    // Boost.Process closes only what lies above its own pipe. Without this, a pipe that another thread is about to use
+    // would live on in a rank and that thread wait for its end forever.
+    ::close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC);
     ::setsid();
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(127);  // the parent died before prctl
@@ -51,6 +55,12 @@ struct OwnSession {
     ::signal(SIGINT, SIG_DFL);
     ::signal(SIGTERM, SIG_DFL);
     return {};
+  }
+
+  // Without the parent's exit handlers.
+  template <typename Launcher>
+  void on_exec_error(Launcher&, const bp::filesystem::path&, const char* const*(&), const bp::error_code&) {
+    ::_exit(127);
   }
 };
 
@@ -103,7 +113,7 @@ base::Result<ChildProcess> ChildProcess::start(const ChildCommand& command) {
   bp::error_code code;
   bp::default_process_launcher launcher;
   const std::vector<std::string> arguments(command.arguments.begin() + 1, command.arguments.end());
-  auto process = launcher(context, code, program, arguments, bp::process_stdio{input.fd(), output->fd(), errors->fd()},
+  auto process = launcher(context.get_executor(), code, program, arguments, bp::process_stdio{input.fd(), output->fd(), errors->fd()},
                           bp::process_environment(merged_environment(command.environment)), OwnSession{});
   if (code) return base::Error{base::ErrorCode::kIo, "cannot start: " + code.message(), name};
   const int pid = process.id();

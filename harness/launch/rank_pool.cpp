@@ -280,6 +280,10 @@ class ProcessPool final : public RankPool {
       outcome.protocol_error = fmt::format("answered request {} with id {}", request_id_, id.dump());
       return note_failure(r);
     }
+    if (outcome.reply) {
+      outcome.protocol_error = fmt::format("answered request {} twice", request_id_);
+      return note_failure(r);
+    }
     auto reply = subject::reply_from_json(*message);
     if (!reply) {
       outcome.protocol_error = reply.error().text();

@@ -117,6 +117,7 @@ std::string Capabilities::refusal(const cases::Case& one) const {
   if (!contains(impl->experts_backends, one.experts_backend))
     return fmt::format("{} has no experts backend '{}'", one.impl, one.experts_backend);
   if (!contains(dtypes, base::knob_name(one.problem.dtype))) return fmt::format("{} does not support dtype {}", name, base::knob_name(one.problem.dtype));
+  if (!contains(devices, one.device)) return fmt::format("{} does not offer device {}", name, one.device);
   for (const std::string& phase : one.phases)
     if (!contains(phases, phase)) return fmt::format("{} does not offer phase {}", name, phase);
   if (!one.fault.empty() && find_fault(one.fault) == nullptr) return fmt::format("{} has no fault '{}'", name, one.fault);
@@ -125,7 +126,7 @@ std::string Capabilities::refusal(const cases::Case& one) const {
 
 Json to_json(const Capabilities& c) {
   Json json = {{"protocol", c.protocol}, {"name", c.name}, {"version", c.version}, {"implementations", Json::array()},
-               {"dtypes", c.dtypes}, {"phases", c.phases}, {"taps", c.taps}, {"weight_layouts", c.weight_layouts},
+               {"dtypes", c.dtypes}, {"devices", c.devices}, {"phases", c.phases}, {"taps", c.taps}, {"weight_layouts", c.weight_layouts},
                {"faults", Json::array()}};
   for (const ImplementationInfo& impl : c.implementations)
     json["implementations"].push_back({{"name", impl.name}, {"summary", impl.summary}, {"mesh_dims", impl.mesh_dims},
@@ -153,6 +154,7 @@ base::Result<Capabilities> capabilities_from_json(const Json& json) {
                                    impl.at("mesh_dims").get<std::vector<std::string>>(),
                                    impl.at("experts_backends").get<std::vector<std::string>>()});
     c.dtypes = json.at("dtypes").get<std::vector<std::string>>();
+    c.devices = json.value("devices", std::vector<std::string>{"cpu"});
     c.phases = json.at("phases").get<std::vector<std::string>>();
     c.taps = json.value("taps", std::vector<std::string>{});
     c.weight_layouts = json.value("weight_layouts", std::vector<std::string>{});

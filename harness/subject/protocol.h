@@ -92,6 +92,7 @@ struct Capabilities {
   std::string version;
   std::vector<ImplementationInfo> implementations;
   std::vector<std::string> dtypes;
+  std::vector<std::string> devices;   // {"cpu"} if the subject does not say
   std::vector<std::string> phases;
   std::vector<std::string> taps;
   std::vector<std::string> weight_layouts;

@@ -36,4 +36,8 @@ using CollectiveObserver = std::function<void(const subject::CollectiveEvent&)>;
 std::shared_ptr<Communicator> make_gloo_communicator(const model::Mesh& mesh, model::Dim rank,
                                                      const std::filesystem::path& rendezvous, CollectiveObserver observer);
 
+// NCCL, for tensors on a GPU; only in a build with MOECHECK_CUDA.
+std::shared_ptr<Communicator> make_nccl_communicator(const model::Mesh& mesh, model::Dim rank,
+                                                     const std::filesystem::path& rendezvous, CollectiveObserver observer);
+
 }  // namespace moecheck::parallel_impls

@@ -13,7 +13,7 @@ struct FlatSlots {
 };
 
 inline FlatSlots flatten_slots(const RoutedSlots& slots) {
-  const at::Tensor n = at::arange(slots.ids_TK.numel(), at::kLong);
+  const at::Tensor n = at::arange(slots.ids_TK.numel(), slots.ids_TK.options());
   const model::Dim k = slots.ids_TK.size(1);
   return {n.div(k, "floor"), n.remainder(k), slots.ids_TK.reshape({-1}), slots.scores_TK.reshape({-1}).narrow(0, 0, n.numel())};
 }

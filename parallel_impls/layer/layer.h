@@ -28,6 +28,7 @@ struct LayerContext {
   const cases::Case& one;
   std::shared_ptr<Communicator> comm;
   model::Dim local_rank = 0;
+  at::Device device = at::kCPU;
   Seams seams;
 };
 
@@ -39,6 +40,7 @@ class Layer {
   // x_TD: tokens of the rank's data-parallel group. Ranks: every rank of the mesh, also with T == 0.
   virtual void forward(const at::Tensor& x_TD, Tapper& tapper) = 0;
   virtual std::string experts_backend() const = 0;   // the one that really runs
+  virtual at::Device device() const = 0;
 };
 
 struct Implementation {

@@ -20,6 +20,7 @@ class ReplicatedTokensLayer final : public Layer {
   }
 
   std::string experts_backend() const override { return backend_->name; }
+  at::Device device() const override { return context_.device; }
 
   void load(const std::filesystem::path& checkpoint, Tapper& tapper) override {
     loaded_ = load_hf_checkpoint(checkpoint, plan_, context_, tapper);

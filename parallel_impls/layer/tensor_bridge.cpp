@@ -43,7 +43,7 @@ at::Tensor to_torch(const base::HostTensor& tensor) {
 }
 
 base::HostTensor to_host(const at::Tensor& tensor) {
-  const at::Tensor dense = tensor.detach().contiguous();
+  const at::Tensor dense = tensor.detach().cpu().contiguous();
   base::HostTensor result(to_host_type(dense.scalar_type()), base::Shape(dense.sizes().begin(), dense.sizes().end()));
   if (result.num_bytes() > 0) std::memcpy(result.mutable_bytes().data(), dense.data_ptr(), result.num_bytes());
   return result;

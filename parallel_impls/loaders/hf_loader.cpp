@@ -56,6 +56,8 @@ class SlicedLoader {
     loaded.params.router_ED = load_matrix(kRouter, spec_.names.router, {spec_.num_experts, spec_.d_model});
     loaded.params.gate_up_EGD = load_gate_up(loaded.experts);
     loaded.params.down_EDF = load_down();
+    for (at::Tensor* tensor : {&loaded.params.attention_DD, &loaded.params.router_ED, &loaded.params.gate_up_EGD, &loaded.params.down_EDF})
+      *tensor = tensor->to(context_.device);
     context_.seams.after_load(loaded.params, *context_.comm);
     tap_params(loaded.params);
     return loaded;

@@ -26,6 +26,17 @@ Seams seams_for(const cases::Case& one) {
   return seams;
 }
 
+bool is_on_gpu(const cases::Case& one) { return one.device == "cuda"; }
+
+std::shared_ptr<Communicator> make_communicator(const cases::Case& one, model::Dim rank, const std::filesystem::path& folder,
+                                                const CollectiveObserver& observer) {
+#ifdef MOECHECK_CUDA
+  if (is_on_gpu(one)) return make_nccl_communicator(one.problem.mesh, rank, folder, observer);
+#endif
+  if (is_on_gpu(one)) throw Unsupported("device=cuda needs a build with MOECHECK_CUDA");
+  return make_gloo_communicator(one.problem.mesh, rank, folder, observer);
+}
+
 }  // namespace
 
 subject::Capabilities describe() {
@@ -35,6 +46,10 @@ subject::Capabilities describe() {
   c.version = MOECHECK_VERSION;
   for (const Implementation& impl : implementations()) c.implementations.push_back({impl.name, impl.summary, impl.mesh_dims, backend_names()});
   c.dtypes = {"fp32", "bf16"};
+  c.devices = {"cpu"};
+#ifdef MOECHECK_CUDA
+  c.devices.emplace_back("cuda");
+#endif
   c.phases = {"load", "forward"};
   for (const trace::TapPoint& tap : trace::tap_points()) c.taps.emplace_back(tap.name);
   c.weight_layouts = {"huggingface"};
@@ -52,7 +67,8 @@ subject::Reply Session::open(const subject::OpenRequest& request) {
     if (std::ranges::find(impl.mesh_dims, dim.name) == impl.mesh_dims.end())
       throw Unsupported(fmt::format("{} does not support mesh dimension {}", impl.name, dim.name));
   request_ = request;
-  layer_ = impl.make({request_->one, communicator(request), local_rank_, seams_for(request.one)});
+  const at::Device device = is_on_gpu(request.one) ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(local_rank_)) : at::Device(at::kCPU);
+  layer_ = impl.make({request_->one, communicator(request), local_rank_, device, seams_for(request.one)});
   return reply();
 }
 
@@ -63,7 +79,7 @@ subject::Reply Session::run_phase(const std::string& phase) {
       layer_->load(request_->checkpoint, tapper_);
     } else if (phase == "forward") {
       const inputs::Generator generator(request_->one.problem);
-      layer_->forward(to_torch(generator.tokens_TD(rank_)), tapper_);
+      layer_->forward(to_torch(generator.tokens_TD(rank_)).to(layer_->device()), tapper_);
     } else {
       throw Unsupported(fmt::format("there is no phase '{}'", phase));
     }
@@ -82,12 +98,12 @@ void Session::close() {
 }
 
 std::shared_ptr<Communicator> Session::communicator(const subject::OpenRequest& request) {
-  const std::string key = request.one.problem.mesh.text() + "@" + request.rendezvous.string();
+  const std::string key = fmt::format("{}@{}@{}", request.one.problem.mesh.text(), request.one.device, request.rendezvous.string());
   auto& comm = communicators_[key];
   if (comm == nullptr) {
-    const auto folder = request.rendezvous / request.one.problem.mesh.text();
+    const auto folder = request.rendezvous / (request.one.device + "," + request.one.problem.mesh.text());
     if (auto made = base::make_folders(folder); !made) throw std::runtime_error(made.error().text());
-    comm = make_gloo_communicator(request.one.problem.mesh, rank_, folder, observer_);
+    comm = make_communicator(request.one, rank_, folder, observer_);
   }
   return comm;
 }
