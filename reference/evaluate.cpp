@@ -114,7 +114,7 @@ Expected evaluate(const cases::Case& one, const trace::Trace& observed) {
     keep(expected.ranks[r], "router/scores_TK", expect_scores(seen, problem.model));
     keep(expected.ranks[r], "experts/act_RF", expect_act(seen));
     keep(expected.ranks[r], "combine/partial_TD", expect_partial(seen, problem.model));
-    keep(expected.ranks[r], "output/y_TD", expect_y(seen, all, problem.mesh));
+    keep(expected.ranks[r], "output/y_TD", expect_y(seen, all, problem));
     gate_up_stage.add_rank(seen, problem.mesh);
     down_stage.add_rank(seen, problem.mesh);
     end_to_end.add_rank(seen, x_TD);

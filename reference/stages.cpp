@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <set>
 
 #include "reference/bounded_product.h"
 #include "reference/experts.h"
@@ -101,12 +102,37 @@ std::optional<ExpectedTap> expect_partial(const ObservedRank& seen, const model:
   return tap;
 }
 
-std::optional<ExpectedTap> expect_y(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Mesh& mesh) {
+namespace {
+
+// Whether the rank computed every routed row of its tokens over the whole hidden dim: then its partial sum is the output.
+bool computed_everything(const ObservedRank& seen, const model::ModelSpec& spec) {
+  std::set<std::pair<Dim, Dim>> covered;
+  for (std::size_t row = 0; row < seen.rows_R->size(); ++row)
+    if (seen.is_routed_R[row] != 0) covered.emplace((*seen.rows_R)[row].token, (*seen.rows_R)[row].slot);
+  const bool is_whole_hidden = !seen.act_RF || seen.act_RF->cols() == spec.d_ff;
+  return static_cast<Dim>(covered.size()) == seen.num_tokens * spec.top_k && is_whole_hidden;
+}
+
+// The ranks whose partial sums make up the output of `seen`. Told from what was computed, not from the placement that the
+// subject claims: one that forgot the reduction would claim that there is nothing to reduce.
+std::vector<Dim> summands_of(const ObservedRank& seen, const trace::Tapped& partial, const model::Problem& problem) {
+  const model::Mesh& mesh = problem.mesh;
+  if (!seen.rows_R)
+    return partial.placement.kind == model::PlacementKind::kPartial ? mesh.group(seen.rank, partial.mesh_dim) : std::vector<Dim>{seen.rank};
+  if (computed_everything(seen, problem.model)) return {seen.rank};
+  std::vector<Dim> group;
+  for (Dim rank = 0; rank < mesh.world_size(); ++rank)
+    if (mesh.coordinate(rank, "dp") == mesh.coordinate(seen.rank, "dp")) group.push_back(rank);
+  return group;
+}
+
+}  // namespace
+
+std::optional<ExpectedTap> expect_y(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Problem& problem) {
   const trace::Tapped* partial = seen.trace->find("combine/partial_TD");
   if (partial == nullptr || !seen.partial_TD) return std::nullopt;
   if (!shows(seen, "output/y_TD", seen.num_tokens, seen.partial_TD->cols())) return std::nullopt;
-  std::vector<Dim> group = {seen.rank};
-  if (partial->placement.kind == model::PlacementKind::kPartial) group = mesh.group(seen.rank, partial->mesh_dim);
+  const std::vector<Dim> group = summands_of(seen, *partial, problem);
   ExpectedTap tap = make_tap(seen.num_tokens, seen.partial_TD->cols(), static_cast<Dim>(group.size()));
   for (const Dim member : group) {
     if (member >= static_cast<Dim>(all.size())) return std::nullopt;

@@ -22,7 +22,7 @@ std::optional<ExpectedTap> expect_scores(const ObservedRank& seen, const model::
 std::optional<ExpectedTap> expect_act(const ObservedRank& seen);
 std::optional<ExpectedTap> expect_partial(const ObservedRank& seen, const model::ModelSpec& spec);
 
-// The sum over the ranks of the group that the partial's placement names.
-std::optional<ExpectedTap> expect_y(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Mesh& mesh);
+// The sum over the ranks that share the tokens, unless this one computed every routed row in full.
+std::optional<ExpectedTap> expect_y(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Problem& problem);
 
 }  // namespace moecheck::reference

@@ -106,9 +106,11 @@ std::string numbers_text(const Finding& f) {
   std::vector<std::string> parts;
   if (f.want) parts.push_back("want " + value_text(*f.want));
   if (f.got) parts.push_back("got " + value_text(*f.got));
+  // A count of what is wrong stands in the message; only an error of numbers is measured against a bound.
+  const bool is_count = !f.used && f.bound == 0.0;
   // Where want and got say it all, the error would only repeat them.
-  if (f.measured && !(f.want && f.got)) parts.push_back("error " + magnitude_text(*f.measured));
-  if (f.bound) parts.push_back("bound " + magnitude_text(*f.bound));
+  if (f.measured && !is_count && !(f.want && f.got)) parts.push_back("error " + magnitude_text(*f.measured));
+  if (f.bound && !is_count) parts.push_back("bound " + magnitude_text(*f.bound));
   if (f.used) parts.push_back("used " + used_text(*f.used));
   return fmt::format("{}", fmt::join(parts, "  "));
 }

@@ -28,7 +28,7 @@ class ReplicatedTokensLayer final : public Layer {
 
   void forward(const at::Tensor& x_TD, Tapper& tapper) override {
     tapper.tap("input/x_TD", x_TD);
-    const RoutedSlots global = route(x_TD, loaded_.params.router_ED, context_.one.problem.model, tapper);
+    const RoutedSlots global = route(x_TD, loaded_.params.router_ED, context_.one.problem.model, context_.seams, tapper);
     const RoutedSlots slots = has_local_experts() ? context_.seams.shard_routing(global, loaded_.experts) : global;
     tapper.tap("dispatch/scores_TK", slots.scores_TK);
     tapper.tap("dispatch/ids_TK", slots.ids_TK);

@@ -2,12 +2,13 @@
 
 namespace moecheck::parallel_impls {
 
-RoutedSlots route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, Tapper& tapper) {
+RoutedSlots route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, const Seams& seams,
+                  Tapper& tapper) {
   const at::Tensor logits_TE = at::linear(x_TD, router_ED);
   at::Tensor scores_TK;
   at::Tensor ids_TK;
   if (spec.softmax == model::SoftmaxOrder::kBeforeTopk) {
-    std::tie(scores_TK, ids_TK) = at::topk(at::softmax(logits_TE, -1, at::kFloat), spec.top_k, -1);
+    std::tie(scores_TK, ids_TK) = at::topk(seams.probabilities(logits_TE), spec.top_k, -1);
     if (spec.renormalise) scores_TK = scores_TK / scores_TK.sum(-1, /*keepdim=*/true);
   } else {
     std::tie(scores_TK, ids_TK) = at::topk(logits_TE, spec.top_k, -1);

@@ -8,6 +8,7 @@
 namespace moecheck::parallel_impls {
 
 // Taps router/logits_TE, router/scores_TK, router/ids_TK. Ids are global.
-RoutedSlots route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, Tapper& tapper);
+RoutedSlots route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, const Seams& seams,
+                  Tapper& tapper);
 
 }  // namespace moecheck::parallel_impls

@@ -40,6 +40,7 @@ Seams sound_seams() {
   seams.expert_range = contiguous_experts;
   seams.packed_rows = gate_and_up_pieces;
   seams.after_load = [](LayerParams&, Communicator&) {};
+  seams.probabilities = [](const at::Tensor& logits_TE) { return at::softmax(logits_TE, -1, at::kFloat); };
   seams.shard_routing = keep_shape_with_sentinels;
   seams.find_backend = find_registered_backend;
   seams.combine = [](at::Tensor& partial_TD, Communicator& comm, std::string_view dim) {

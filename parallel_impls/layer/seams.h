@@ -79,6 +79,8 @@ struct Seams {
   // After the local shards are in place.
   std::function<void(LayerParams&, Communicator&)> after_load;
   // Forward.
+  // Probabilities over all experts, in fp32.
+  std::function<at::Tensor(const at::Tensor& logits_TE)> probabilities;
   std::function<RoutedSlots(const RoutedSlots& global, const LocalExperts&)> shard_routing;
   std::function<const ExpertsBackend*(std::string_view name)> find_backend;   // nullptr: there is none
   std::function<void(at::Tensor& partial_TD, Communicator&, std::string_view dim)> combine;
