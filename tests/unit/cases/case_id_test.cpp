@@ -26,7 +26,7 @@ TEST(CaseId, ReadsBackToTheSameCaseForEveryKnob) {
                              {"tokens", "6,0"},       {"routing", "zipf"},         {"values", "provenance"}, {"experts", "8"},
                              {"top_k", "4"},          {"d_model", "32"},           {"d_ff", "20"},          {"softmax", "after_topk"},
                              {"renormalise", "false"}, {"seed", "9223372036854775807"}, {"phases", "load"},  {"checks", "a,b"},
-                             {"fault", "wrong_expert"}};
+                             {"fault", "wrong_expert"}, {"device", "cuda"}};
   for (const Field& field : fields()) {
     if (field.name == "model") continue;  // the tests have one family
     ASSERT_TRUE(others.contains(field.name)) << "a knob without a value here: " << field.name;

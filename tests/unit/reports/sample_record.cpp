@@ -73,6 +73,19 @@ CaseRecord passing_case() {
   return one;
 }
 
+std::vector<Finding> dropped_tokens_findings() {
+  Finding rows{"stage_diff", FindingClass::kBug, "combine/partial_TD", "partial", 1, 5, 4, 1, 0.4375, 0.0, 0.4375,
+               3.90625e-3, 112.0, 336, "3 of 7 rows differ", "tokens of non-local experts dropped"};
+  Finding nan{"stage_diff", FindingClass::kBug, "output/y_TD", "y", 0, std::nullopt, 2, std::nullopt, -1.28125, kNan, kNan,
+              7.8125e-3, kNan, 336, "1 of 7 rows is NaN", "a row that nobody wrote"};
+  Finding count{"token_conservation", FindingClass::kContract, "dispatch/counts_e", "counts", 1, 5, std::nullopt,
+                std::nullopt, 9.0, 8.0, 1.0, 0.0, std::numeric_limits<double>::infinity(), 4,
+                "rank 1 computed 8 of the 9 rows that chose expert 5", ""};
+  Finding noise{"stage_diff", FindingClass::kNoise, "router/logits_TE", "", 0, std::nullopt, 3, std::nullopt, std::nullopt,
+                std::nullopt, 1.2e-3, 3.90625e-3, 0.31, 56, "largest difference of the router", ""};
+  return {rows, nan, count, noise};
+}
+
 CaseRecord dropped_tokens_case() {
   CaseRecord one = new_case("impl=ep_allreduce model=qwen3_moe mesh=ep=2 dtype=bf16 seed=7", Verdict::kFail, "ep/basic", 0.42);
   one.checks = {{"weights_identity", CheckState::kPass, 8160, ""},
@@ -80,71 +93,7 @@ CaseRecord dropped_tokens_case() {
                 {"token_conservation", CheckState::kFail, 21, ""},
                 {"grad_diff", CheckState::kNotApplicable, 0, "no backward phase"},
                 {"comm_trace", CheckState::kUnobserved, 0, "the subject offers no comm tap"}};
-  Finding rows{"stage_diff",
-               FindingClass::kBug,
-               "combine/partial_TD",
-               "partial",
-               1,
-               5,
-               4,
-               1,
-               0.4375,
-               0.0,
-               0.4375,
-               3.90625e-3,
-               112.0,
-               336,
-               "3 of 7 rows differ",
-               "tokens of non-local experts dropped"};
-  Finding nan{"stage_diff",
-              FindingClass::kBug,
-              "output/y_TD",
-              "y",
-              0,
-              std::nullopt,
-              2,
-              std::nullopt,
-              -1.28125,
-              kNan,
-              kNan,
-              7.8125e-3,
-              kNan,
-              336,
-              "1 of 7 rows is NaN",
-              "a row that nobody wrote"};
-  Finding count{"token_conservation",
-                FindingClass::kContract,
-                "dispatch/counts_e",
-                "counts",
-                1,
-                5,
-                std::nullopt,
-                std::nullopt,
-                9.0,
-                8.0,
-                1.0,
-                0.0,
-                std::numeric_limits<double>::infinity(),
-                4,
-                "rank 1 computed 8 of the 9 rows that chose expert 5",
-                ""};
-  Finding noise{"stage_diff",
-                FindingClass::kNoise,
-                "router/logits_TE",
-                "",
-                0,
-                std::nullopt,
-                3,
-                std::nullopt,
-                std::nullopt,
-                std::nullopt,
-                1.2e-3,
-                3.90625e-3,
-                0.31,
-                56,
-                "largest difference of the router",
-                ""};
-  one.findings = {rows, nan, count, noise};
+  one.findings = dropped_tokens_findings();
   one.first_diverging = "dispatch/counts_e, rank 1, expert 5: want 9, got 8";
   one.stages = sound_stages(2);
   for (StageCell& c : one.stages) {

@@ -86,7 +86,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Refused{"matrix: {per_rank: [1]}\n", "s.yaml:2:10", "unknown knob 'per_rank'; here tokens.per_rank is called 'tokens'"},
                     Refused{"exclude: [{dtpye: bf16}]\n", "s.yaml:2:12", "unknown knob 'dtpye'; did you mean 'dtype'?"},
                     Refused{"include: [{version: 1}]\n", "s.yaml:2:12",
-                            "unknown knob 'version'; known: impl, model, mesh, dtype, experts_backend, tokens, routing, values, experts, top_k, "
+                            "unknown knob 'version'; known: impl, model, mesh, dtype, experts_backend, device, tokens, routing, values, experts, top_k, "
                             "d_model, d_ff, softmax, renormalise, seed, phases, checks, fault"},
                     Refused{"suite: [a]\n", "s.yaml:2:1", "this is a suite; a scenario is expected here"},
                     Refused{"seed: 1\nseed: 2\n", "s.yaml:3:1", "duplicate key 'seed'; it stands on line 2 already"},
