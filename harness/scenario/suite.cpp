@@ -180,7 +180,7 @@ Error no_such(const std::string& path, const fs::path& scenarios_dir) {
     known.push_back(file.generic_string());
   }
   const auto near = base::nearest_name(path, known);
-  return {ErrorCode::kIo,
+  return {ErrorCode::kUsage,
           fmt::format("no such scenario, suite or folder, here or in {}{}", scenarios_dir.string(),
                       near ? fmt::format("; did you mean '{}'?", *near) : ""),
           path};

@@ -20,7 +20,7 @@ namespace moecheck::scenario {
 // A folder means all scenarios below it, in order of their paths, without scenarios/models and scenarios/suites.
 // A case that several scenarios make is kept once, from the first of them: an id names one case.
 // Errors: as load_scenario and expand; kUsage at an entry of a suite that matches no file, is no scenario or leaves the folder;
-//         kIo for a path that is not there, with the nearest known name.
+//         kUsage for a path that is not there, with the nearest known name.
 base::Result<std::vector<cases::Case>> load_cases(const std::string& path, const cases::KnobValues& set_overrides,
                                                   const std::filesystem::path& scenarios_dir, const cases::FamilyLoader& load_family);
 

@@ -237,9 +237,9 @@ base::Result<YamlDocument> read_yaml(const std::filesystem::path& path) {
   std::error_code code;
   const auto status = std::filesystem::status(path, code);
   if (status.type() == std::filesystem::file_type::not_found)
-    return base::Error{base::ErrorCode::kIo, "no such file" + neighbour_hint(path), path.string()};
+    return base::Error{base::ErrorCode::kUsage, "no such file" + neighbour_hint(path), path.string()};
   if (status.type() == std::filesystem::file_type::directory)
-    return base::Error{base::ErrorCode::kIo, "is a folder, not a YAML file", path.string()};
+    return base::Error{base::ErrorCode::kUsage, "is a folder, not a YAML file", path.string()};
   // The size is asked first, so that a huge file is never read whole.
   const auto size = std::filesystem::file_size(path, code);
   if (!code && size > kMaxYamlBytes)

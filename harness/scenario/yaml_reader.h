@@ -46,7 +46,7 @@ struct YamlDocument {
 // Errors: kUsage at "path:line:column" with an excerpt; a syntax error of yaml-cpp comes in the same form.
 base::Result<YamlDocument> parse_yaml(std::string path, std::string text);
 
-// Errors: kIo for an unreadable file; a missing one names its nearest neighbour in the folder. Else as parse_yaml.
+// Errors: kIo for an unreadable file; kUsage for a missing one, with its nearest neighbour in the folder. Else as parse_yaml.
 base::Result<YamlDocument> read_yaml(const std::filesystem::path& path);
 
 }  // namespace moecheck::scenario

@@ -85,7 +85,7 @@ TEST_F(SuiteTest, APathMayBeRelativeToTheScenariosAndWithoutSuffix) {
 TEST_F(SuiteTest, AMissingPathNamesTheNearest) {
   write("suites/smoke.yaml", "version: 1\nsuite: [cases/a/one]\n");
   const auto suite = load("smoek").error();
-  EXPECT_EQ(suite.code, base::ErrorCode::kIo);
+  EXPECT_EQ(suite.code, base::ErrorCode::kUsage);
   EXPECT_EQ(suite.where, "smoek");
   EXPECT_THAT(suite.message, HasSubstr("did you mean 'smoke'?"));
   EXPECT_THAT(load("cases/b/thre").error().message, HasSubstr("did you mean 'cases/b/three'?"));

@@ -194,7 +194,7 @@ TEST_F(YamlFile, MissingNamesThePathAndItsNearestNeighbour) {
   write("tiny.yaml", "a: 1\n");
   const auto missing = folder_ / "tinny.yaml";
   const auto error = read_yaml(missing).error();
-  EXPECT_EQ(error.code, base::ErrorCode::kIo);
+  EXPECT_EQ(error.code, base::ErrorCode::kUsage);
   EXPECT_EQ(error.where, missing.string());
   EXPECT_EQ(error.message, "no such file; did you mean '" + (folder_ / "tiny.yaml").string() + "'?");
 }
