@@ -35,7 +35,7 @@ Reply handle(Session& session, const Json& request) {
   const auto op = request.at("op").get<std::string>();
   if (op == "open") {
     auto open = moecheck::subject::open_request_from_json(request);
-    if (!open) return {false, "error", open.error().text(), "", "", ""};
+    if (!open) return {false, "unsupported", "this rank does not understand the case: " + open.error().text(), "", "", ""};
     return session.open(*open);
   }
   if (op == "close") {

@@ -1,7 +1,8 @@
-// The docs are about this tree: every check, fault, knob, tap, module, verdict and exit code is in them, in the words of the source.
+// The docs are about this tree: checks, faults, knobs, taps, modules, verdicts and exit codes are in them as the source has them.
 #include <filesystem>
 #include <regex>
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include "harness/base/files.h"
@@ -12,7 +13,6 @@
 namespace moecheck::architecture {
 namespace {
 
-using testing::HasSubstr;
 using testing::IsEmpty;
 
 // The groups of every match, joined into rows.
@@ -24,6 +24,12 @@ std::vector<std::vector<std::string>> rows_of(const std::string& text, const std
     for (std::size_t group = 1; group < match->size(); ++group) rows.back().push_back((*match)[group]);
   }
   return rows;
+}
+
+// Those of `texts` that the page does not have; pages of checks, faults and knobs are written by ci/docs.
+std::vector<std::string> missing(const std::string& page, std::vector<std::string> texts) {
+  std::erase_if(texts, [&](const std::string& text) { return page.find(text) != std::string::npos; });
+  return texts;
 }
 
 // One "## name" section of a page; empty if there is none.
@@ -41,7 +47,8 @@ TEST(Docs, QuoteTheDocBlockOfEveryCheck) {
     ++num_checks;
     const std::string about = section(page, stem(file.path));
     const CheckDoc doc = doc_block(file.text);
-    for (const std::string& part : {doc.proves, doc.cannot_prove, doc.reads, doc.applies_when}) EXPECT_THAT(about, HasSubstr(part)) << file.path << ": run ci/docs";
+    const std::vector<std::string> parts = {doc.proves, doc.cannot_prove, doc.reads, doc.applies_when};
+    EXPECT_THAT(missing(about, parts), IsEmpty()) << file.path << ": run ci/docs";
   }
   EXPECT_GE(num_checks, 9);
 }
@@ -55,7 +62,7 @@ TEST(Docs, QuoteTheRegistrationOfEveryFault) {
     const std::string about = section(page, stem(file.path));
     // Links stand between the words of an origin; [text](url) is text again.
     const std::string plain = std::regex_replace(about, std::regex(R"(\[([^\]]*)\]\([^)]*\))"), "$1");
-    for (const std::string& literal : string_literals(fault_registration(file.text))) EXPECT_THAT(plain, HasSubstr(literal)) << file.path << ": run ci/docs";
+    EXPECT_THAT(missing(plain, string_literals(fault_registration(file.text))), IsEmpty()) << file.path << ": run ci/docs";
   }
   EXPECT_GE(num_faults, 8);
 }
@@ -67,34 +74,33 @@ TEST(Docs, HaveARowForEveryKnob) {
   EXPECT_GE(knobs.size(), 18U);
   for (const auto& knob : knobs) {
     const std::string place = knob[1].empty() ? knob[2] : knob[1] + "." + knob[2];
-    EXPECT_THAT(page, HasSubstr("| `" + knob[0] + "` | `" + place + "` |")) << "run ci/docs";
-    EXPECT_THAT(page, HasSubstr("| " + knob[3] + " |")) << "run ci/docs";
+    EXPECT_THAT(missing(page, {"| `" + knob[0] + "` | `" + place + "` |", "| " + knob[3] + " |"}), IsEmpty()) << "run ci/docs";
   }
-  for (const auto& choice : rows_of(table, R"re(Named\{[\w:]+, "(\w+)"\})re")) EXPECT_THAT(page, HasSubstr("`" + choice[0] + "`")) << "run ci/docs";
+  std::vector<std::string> choices;
+  for (const auto& choice : rows_of(table, R"re(Named\{[\w:]+, "(\w+)"\})re")) choices.push_back("`" + choice[0] + "`");
+  EXPECT_GE(choices.size(), 13U);
+  EXPECT_THAT(missing(page, choices), IsEmpty()) << "run ci/docs";
 }
 
 TEST(Docs, ExplainEveryExitCode) {
   const auto codes = rows_of(text_of("harness/record/verdict.h"), R"(kExit\w+ = (\d+))");
   EXPECT_EQ(codes.size(), 8U);
   for (const char* page : {"README.md", "docs/architecture.md"})
-    for (const auto& code : codes) EXPECT_THAT(text_of(page), HasSubstr("\n| " + code[0] + " | ")) << page;
+    for (const auto& code : codes) EXPECT_THAT(missing(text_of(page), {"\n| " + code[0] + " | "}), IsEmpty()) << page;
 }
 
-TEST(Docs, NameEveryVerdictTapAndModule) {
+TEST(Docs, NameEveryVerdictTapModuleAndCheckInArchitecture) {
   const std::string page = text_of("docs/architecture.md");
-  for (const auto& verdict : rows_of(text_of("harness/record/verdict.cpp"), R"re(VerdictRow\{Verdict::k\w+, "(\w+)")re"))
-    EXPECT_THAT(page, HasSubstr("`" + verdict[0] + "`"));
-  for (const auto& tap : rows_of(text_of("harness/trace/tap_points.cpp"), R"re(TapPoint\{"([^"]+)")re")) EXPECT_THAT(page, HasSubstr("| `" + tap[0] + "` |"));
-  for (const Module& module : modules())
-    EXPECT_THAT(page, HasSubstr("| " + std::to_string(module.level) + " | `" + std::string(module.name) + "` |")) << module.name;
-}
-
-TEST(Docs, NameEveryCheckAndFaultInArchitecture) {
-  const std::string page = text_of("docs/architecture.md");
-  for (const SourceFile& file : cpp_files()) {
-    if (!is_check(file.path) && !is_fault(file.path)) continue;
-    EXPECT_THAT(page, HasSubstr("`" + stem(file.path) + "`"));
-  }
+  std::vector<std::string> names;
+  const std::string verdicts = text_of("harness/record/verdict.cpp");
+  const std::string taps = text_of("harness/trace/tap_points.cpp");
+  for (const auto& row : rows_of(verdicts, R"re(VerdictRow\{Verdict::k\w+, "(\w+)")re")) names.push_back("`" + row[0] + "`");
+  for (const auto& row : rows_of(taps, R"re(TapPoint\{"([^"]+)")re")) names.push_back("| `" + row[0] + "` |");
+  for (const Module& module : modules()) names.push_back(fmt::format("| {} | `{}` |", module.level, module.name));
+  for (const SourceFile& file : cpp_files())
+    if (is_check(file.path)) names.push_back("| `" + stem(file.path) + "` |");
+  EXPECT_GT(names.size(), 50U);
+  EXPECT_THAT(missing(page, names), IsEmpty());
 }
 
 TEST(Docs, LinkToFilesThatAreThere) {

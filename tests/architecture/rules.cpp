@@ -92,7 +92,8 @@ Violations check_third_party(const SourceFile& file) {
       const auto begins = [&](std::string_view prefix) { return include.path.starts_with(prefix); };
       const auto holds = [&](std::string_view folder) { return file.path.starts_with(folder); };
       if (std::ranges::any_of(third.prefixes, begins) && std::ranges::none_of(third.folders, holds))
-        found.push_back({file.path, include.line, fmt::format("<{}> of {} belongs in {} only", include.path, third.library, third.folders[0])});
+        found.push_back({file.path, include.line,
+                         fmt::format("<{}> of {} belongs in {} only", include.path, third.library, third.folders[0])});
     }
   return found;
 }
@@ -100,10 +101,12 @@ Violations check_third_party(const SourceFile& file) {
 Violations check_sizes(const SourceFile& file) {
   const int most = is_check(file.path) || is_fault(file.path) ? kRuleLines : is_header(file.path) ? kHeaderLines : kSourceLines;
   Violations found;
-  if (const int lines = num_lines(file.text); lines > most) found.push_back({file.path, most + 1, fmt::format("{} lines, at most {}", lines, most)});
+  const int lines = num_lines(file.text);
+  if (lines > most) found.push_back({file.path, most + 1, fmt::format("{} lines, at most {}", lines, most)});
   for (const Function& function : functions_of(file.text))
     if (function.num_lines > kFunctionLines)
-      found.push_back({file.path, function.line, fmt::format("function {} has {} lines, at most {}", function.name, function.num_lines, kFunctionLines)});
+      found.push_back({file.path, function.line,
+                       fmt::format("function {} has {} lines, at most {}", function.name, function.num_lines, kFunctionLines)});
   return found;
 }
 
@@ -115,7 +118,9 @@ Violations check_forbidden_code(const SourceFile& file) {
   const std::string code = code_only(file.text);
   Violations found;
   if (is_header(file.path)) append(found, matches(file, code, using_namespace, "using namespace in a header"));
-  if (file.path.find("/main/") == std::string::npos) append(found, matches(file, code, exit_call, "exit() outside of main"));
+  const auto functions = functions_of(file.text);
+  const bool is_program = std::ranges::find(functions, "main", &Function::name) != functions.end();
+  if (!is_program) append(found, matches(file, code, exit_call, "exit() outside of main"));
   if (stem(file.path) != "rank_main") append(found, matches(file, code, catch_all, "catch (...) outside of rank_main.cpp"));
   return found;
 }
@@ -136,8 +141,8 @@ Violations check_machine_paths(const SourceFile& file) {
 CheckDoc doc_block(std::string_view text) {
   const std::string comment = leading_comment(text);
   if (!comment.starts_with(" Proves:")) return {};
-  return {between(comment, "Proves:", "Cannot prove:"), between(comment, "Cannot prove:", "Reads:"), between(comment, "Reads:", "Applies when:"),
-          between(comment, "Applies when:", "")};
+  return {between(comment, "Proves:", "Cannot prove:"), between(comment, "Cannot prove:", "Reads:"),
+          between(comment, "Reads:", "Applies when:"), between(comment, "Applies when:", "")};
 }
 
 Violations check_doc_block(const SourceFile& file) {

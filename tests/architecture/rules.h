@@ -27,7 +27,7 @@ Violations check_third_party(const SourceFile& file);
 // Header 200 lines, source 400, check or fault 150, function 60.
 Violations check_sizes(const SourceFile& file);
 
-// No `using namespace` in headers, exit() only in a main folder, catch (...) only in rank_main.cpp.
+// No `using namespace` in headers, exit() only in a file that defines main(), catch (...) only in rank_main.cpp.
 Violations check_forbidden_code(const SourceFile& file);
 
 // Names say what a file is for. Any file, not only sources.

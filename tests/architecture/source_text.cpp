@@ -18,7 +18,7 @@ std::string_view trimmed(std::string_view text) {
 
 // End of the comment or literal that begins at `at`; `at` itself if none begins there.
 std::size_t end_of_opaque(std::string_view text, std::size_t at) {
-  const auto after = [&](std::size_t found, std::size_t size) { return found == std::string_view::npos ? text.size() : found + size; };
+  const auto after = [&](std::size_t found, std::size_t size) { return std::min(found, text.size() - size) + size; };
   if (text.substr(at, 2) == "//") return std::min(text.find('\n', at), text.size());
   if (text.substr(at, 2) == "/*") return after(text.find("*/", at + 2), 2);
   if (text.substr(at, 2) == "R\"" && (at == 0 || !is_word(text[at - 1]))) {

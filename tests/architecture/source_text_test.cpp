@@ -59,7 +59,8 @@ TEST(FunctionsOf, TakesNoInitialiserTypeMacroArgumentOrEnumForAFunction) {
 }
 
 TEST(FunctionsOf, GivesLambdasToTheFunctionAroundThem) {
-  const auto found = functions_of("void f() {\n  const auto g = [&](int x) {\n    if (x) { h(); }\n  };\n  struct Local { void k() {} };\n}\nvoid m() {}\n");
+  const auto found = functions_of(
+      "void f() {\n  const auto g = [&](int x) {\n    if (x) { h(); }\n  };\n  struct Local { void k() {} };\n}\nvoid m() {}\n");
   ASSERT_EQ(found.size(), 2U);
   EXPECT_EQ(found[0].num_lines, 6);
   EXPECT_EQ(found[1].name, "m");

@@ -44,7 +44,8 @@ const std::vector<SourceFile>& source_tree() {
 
 std::vector<SourceFile> cpp_files() {
   std::vector<SourceFile> files;
-  std::ranges::copy_if(source_tree(), std::back_inserter(files), [](const SourceFile& f) { return is_header(f.path) || is_source(f.path); });
+  for (const SourceFile& file : source_tree())
+    if (is_header(file.path) || is_source(file.path)) files.push_back(file);
   return files;
 }
 

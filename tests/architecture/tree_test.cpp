@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 
 #include "tests/architecture/layers.h"
+#include "tests/architecture/source_text.h"
 #include "tests/architecture/source_tree.h"
 
 namespace moecheck::architecture {
@@ -19,6 +20,9 @@ std::vector<std::string> broken(const std::vector<SourceFile>& files, Rule rule)
 
 TEST(Tree, IsFoundWhole) {
   EXPECT_GT(cpp_files().size(), 150U);
+  std::size_t num_functions = 0;
+  for (const SourceFile& file : cpp_files()) num_functions += functions_of(file.text).size();
+  EXPECT_GT(num_functions, 1500U);
   for (const Module& module : modules()) {
     const auto is_here = [&](const SourceFile& file) { return module_of(file.path) == module.name; };
     EXPECT_TRUE(std::ranges::any_of(cpp_files(), is_here)) << module.name;
