@@ -82,9 +82,11 @@ std::string names_in_state(const CaseRecord& one, CheckState state) {
 void give_verdict(CaseRecord& one) {
   const auto is_vacuous = [](const record::CheckResult& c) { return c.state == CheckState::kVacuous; };
   const auto is_open = [](const Finding& f) { return f.cls == record::FindingClass::kInconclusive; };
-  // Finishing is not being right: a case in which nothing was looked at does not pass.
-  const auto looked = [](const record::CheckResult& c) { return c.state == CheckState::kPass && c.name != "phase_completion"; };
-  const bool was_completion_asked = one.checks.size() == 1 && one.checks[0].name == "phase_completion";
+  // Finishing is not being right, and neither is a name: a case in which no tensor was looked at does not pass, unless only
+  // the subject's own word was asked for.
+  const auto is_word = [](const record::CheckResult& c) { return c.name == "phase_completion" || c.name == "path_taken"; };
+  const auto looked = [&](const record::CheckResult& c) { return c.state == CheckState::kPass && !is_word(c); };
+  const bool was_word_asked = !one.checks.empty() && std::ranges::all_of(one.checks, is_word);
   if (std::ranges::any_of(one.findings, [](const Finding& f) { return record::is_failure(f); })) {
     one.verdict = Verdict::kFail;
   } else if (std::ranges::any_of(one.checks, is_vacuous)) {
@@ -93,7 +95,7 @@ void give_verdict(CaseRecord& one) {
   } else if (std::ranges::any_of(one.findings, is_open)) {
     one.verdict = Verdict::kInconclusive;
     one.reason = "a check cannot tell noise from a bug";
-  } else if (!was_completion_asked && !std::ranges::any_of(one.checks, looked)) {
+  } else if (!was_word_asked && !std::ranges::any_of(one.checks, looked)) {
     one.verdict = Verdict::kVacuous;
     one.reason = "no check found anything to look at";
   } else {

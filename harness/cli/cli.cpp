@@ -1,9 +1,12 @@
 #include "harness/cli/cli.h"
 
+#include <algorithm>
 #include <cstdio>
+#include <string_view>
 
 #include <fmt/format.h>
 
+#include "harness/bisect/step.h"
 #include "harness/cli/commands.h"
 #include "harness/record/verdict.h"
 
@@ -18,6 +21,27 @@ std::string quoted_command_line(int argc, char** argv) {
     line += is_plain ? " " + argument : fmt::format(" '{}'", argument);
   }
   return line;
+}
+
+// A typo behind `bisect step` must not blame a commit, though it is found before the command is known.
+int exit_code_for_caller(int argc, char** argv, record::ExitCode code) {
+  char** const command = std::find_if(argv + 1, argv + argc, [](const char* argument) { return argument[0] != '-'; });
+  const bool is_bisect = command != argv + argc && std::string_view(*command) == "bisect";
+  return is_bisect ? bisect::step_exit_code(code) : code;
+}
+
+int parse_and_act(CLI::App& app, const Action& action, int argc, char** argv) {
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help
+    return report_error(fmt::format("{}; `moecheck --help` and `moecheck COMMAND --help` list what there is", e.what()),
+                        exit_code_for_caller(argc, argv, record::kExitUsage));
+  }
+  const int exit_code = action();
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)
+    return report_error("cannot write to stdout: the result is lost", exit_code_for_caller(argc, argv, record::kExitCouldNotTest));
+  return exit_code;
 }
 
 }  // namespace
@@ -41,13 +65,10 @@ int run_cli(int argc, char** argv) {
   add_doctor(app, action);
   add_schema(app, action);
   try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);  // --help
-    return report_error(fmt::format("{}; `moecheck --help` and `moecheck COMMAND --help` list what there is", e.what()),
-                        record::kExitUsage);
+    return parse_and_act(app, action, argc, argv);
+  } catch (const std::exception& e) {
+    return report_error(fmt::format("internal error: {}", e.what()), exit_code_for_caller(argc, argv, record::kExitInternal));
   }
-  return action();
 }
 
 }  // namespace moecheck::cli

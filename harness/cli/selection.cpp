@@ -9,6 +9,7 @@
 
 #include "harness/base/nearest_name.h"
 #include "harness/cases/fields.h"
+#include "harness/check/registry.h"
 #include "harness/cli/filter.h"
 #include "harness/cli/places.h"
 #include "harness/record/run_record.h"
@@ -98,6 +99,17 @@ base::Status keep_last_failed(std::vector<IdentifiedCase>& cases) {
   return base::Ok{};
 }
 
+// A typo in a scenario is a mistake of the user, not a case that could not be judged.
+base::Status know_checks(const std::vector<IdentifiedCase>& cases) {
+  std::vector<std::string> known = {"all"};
+  for (const check::Check& one : check::checks()) known.emplace_back(one.name);
+  for (const IdentifiedCase& one : cases)
+    for (const std::string& name : one.one.checks)
+      if (std::ranges::find(known, name) == known.end())
+        return Error{ErrorCode::kUsage, fmt::format("unknown check '{}'{}", name, base::suggestion(name, known)), one.one.scenario};
+  return base::Ok{};
+}
+
 std::string searchable(const IdentifiedCase& one) { return fmt::format("{} {} {}", one.id, one.one.scenario, fmt::join(one.one.tags, " ")); }
 
 }  // namespace
@@ -111,6 +123,7 @@ base::Result<Selection> select_cases(const SelectionOptions& options) {
   auto all = load_all(options, *scenarios, *sets, selection.load_family);
   if (!all) return all.error();
   selection.cases = *std::move(all);
+  if (auto known = know_checks(selection.cases); !known) return known.error();
   for (const std::string& tag : options.tags)
     std::erase_if(selection.cases, [&](const IdentifiedCase& one) { return std::ranges::find(one.one.tags, tag) == one.one.tags.end(); });
   if (!options.expression.empty()) {

@@ -105,7 +105,9 @@ class Worker {
       checkpoint = *made;
       folders.checkpoint = checkpoint->path();
     }
-    const launch::CaseRun run = launcher_->run(one, folders, options_.timeout);
+    launch::CaseRun run = launcher_->run(one, folders, options_.timeout);
+    if (options_.checkpoint && run.end == RunEnd::kBroken)
+      run.reason += "; --checkpoint must name a folder with a whole model.safetensors of this model; without it one is generated";
     CaseRecord record = judge_run(one, run, folders.trace);
     record.subject_seconds = run.seconds;
     // A trace of ranks that crashed or hung ends anywhere: judged again it could pass for a whole one.
@@ -203,7 +205,9 @@ base::Result<record::RunRecord> run_cases(const RunOptions& options) {
   run.command = options.command;
   run.subject = options.capabilities.name + " " + options.capabilities.version;
   run.started = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
-  if (auto begun = folder->append_event({{"event", "start"}, {"cases", options.cases.size()}, {"command", options.command}}); !begun) return begun.error();
+  const base::Json begin = {{"event", "start"}, {"cases", options.cases.size()}, {"command", run.command}, {"subject", run.subject},
+                            {"started", run.started}, {"moecheck_version", run.moecheck_version}};
+  if (auto begun = folder->append_event(begin); !begun) return begun.error();
   CheckpointCache checkpoints(options.scratch / "checkpoints");
   Progress progress;
   progress.records.resize(options.cases.size());

@@ -118,7 +118,8 @@ base::Result<record::RunRecord> read_run(const fs::path& run) {
     // The driver may have been killed in the middle of the last line.
     if (!event) break;
     if (event->is_object() && event->contains("case")) whole["cases"].push_back((*event)["case"]);
-    if (event->is_object() && event->contains("command")) whole["command"] = (*event)["command"];
+    for (const char* field : {"command", "subject", "started", "moecheck_version"})
+      if (event->is_object() && event->contains(field)) whole[field] = (*event)[field];
   }
   auto recovered = record::run_record_from_json(whole);
   if (!recovered) return Error{recovered.error().code, recovered.error().message, events.string()};

@@ -226,6 +226,7 @@ subject::Capabilities capabilities() {
       for (const char* request : {"open", "load", "forward", "close"})
         c.implementations.push_back({fmt::format("{}.{}.{}", misdeed, rank, request), "misbehaves", dims, {"eager"}});
   c.dtypes = {"fp32", "bf16"};
+  c.devices = {"cpu"};
   c.phases = {"load", "forward"};
   return c;
 }
