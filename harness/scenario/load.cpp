@@ -157,7 +157,8 @@ Result<Scenario> scenario_of(YamlDocument document, std::string name) {
 
 std::string scenario_name(const std::filesystem::path& path, const std::filesystem::path& scenarios_dir) {
   std::error_code code;
-  const auto below = std::filesystem::relative(path, scenarios_dir, code);
+  // Absolute first: a folder that is not there yet would stay relative, and have nothing in common with the path.
+  const auto below = std::filesystem::relative(std::filesystem::absolute(path), std::filesystem::absolute(scenarios_dir), code);
   const bool is_below = !code && !below.empty() && *below.begin() != "..";
   auto name = is_below ? below : path;
   return name.replace_extension().generic_string();
