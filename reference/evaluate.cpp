@@ -3,6 +3,8 @@
 #include <utility>
 
 #include "reference/expert_stages.h"
+#include "reference/grad_expert_stages.h"
+#include "reference/grad_stages.h"
 #include "reference/moe_layer.h"
 #include "reference/observed_rank.h"
 #include "reference/stages.h"
@@ -89,6 +91,22 @@ void keep_all(Expected& expected, std::string_view name, std::map<Dim, ExpectedT
   for (auto& [rank, tap] : taps) expected.ranks[static_cast<std::size_t>(rank)].taps.emplace(name, std::move(tap));
 }
 
+// The backward stages of all ranks but those that need expert weights.
+void evaluate_gradients(const inputs::Generator& generator, const std::vector<ObservedRank>& all, Expected& expected) {
+  const model::Problem& problem = generator.problem();
+  for (std::size_t r = 0; r < all.size(); ++r) {
+    const ObservedRank& seen = all[r];
+    if (!seen.grad_logits_TE && !seen.grad_scores_TK && !seen.grad_out_RD) continue;
+    const Matrix<double> grad_y_TD = generated_output_grad(generator, seen.rank);
+    keep(expected.ranks[r], "grad/y_TD", expect_grad_y(grad_y_TD));
+    keep(expected.ranks[r], "grad/out_RD", expect_grad_out(seen, grad_y_TD));
+    keep(expected.ranks[r], "grad/gate_up_RG", expect_grad_gate_up(seen));
+    keep(expected.ranks[r], "grad/scores_TK", expect_grad_scores(seen, all, problem.mesh, grad_y_TD));
+    keep(expected.ranks[r], "grad/logits_TE", expect_grad_logits(seen, problem.model));
+    keep(expected.ranks[r], "grad/router/w_ED", expect_grad_router(seen, all, problem));
+  }
+}
+
 }  // namespace
 
 Expected evaluate(const cases::Case& one, const trace::Trace& observed) {
@@ -106,6 +124,7 @@ Expected evaluate(const cases::Case& one, const trace::Trace& observed) {
   ExpertStage gate_up_stage(ExpertStage::Weight::kGateUp, problem.model);
   ExpertStage down_stage(ExpertStage::Weight::kDown, problem.model);
   EndToEnd end_to_end(problem, w_router_ED);
+  GradExpertStages grad_stages(problem, one.experts_backend == "batched_mm", all);
   for (std::size_t r = 0; r < all.size(); ++r) {
     const ObservedRank& seen = all[r];
     const Matrix<float>& x_TD = tokens.of(seen.rank);
@@ -120,15 +139,18 @@ Expected evaluate(const cases::Case& one, const trace::Trace& observed) {
     end_to_end.add_rank(seen, x_TD);
   }
   for (Dim e = 0; e < problem.model.num_experts; ++e) {
-    if (!gate_up_stage.has_rows(e) && !down_stage.has_rows(e) && !end_to_end.needs(e)) continue;
+    if (!gate_up_stage.has_rows(e) && !down_stage.has_rows(e) && !end_to_end.needs(e) && !grad_stages.has_rows(e)) continue;
     const ExpertWeights<float>& expert = weights.expert(e);
     gate_up_stage.run(e, expert);
     down_stage.run(e, expert);
     end_to_end.add_expert(e, expert);
+    if (grad_stages.has_rows(e)) grad_stages.run(e, expert);
   }
   keep_all(expected, "experts/gate_up_RG", gate_up_stage.take_taps());
   keep_all(expected, "experts/out_RD", down_stage.take_taps());
   end_to_end.write_outputs(expected);
+  evaluate_gradients(generator, all, expected);
+  grad_stages.write(expected, w_router_ED);
   return expected;
 }
 

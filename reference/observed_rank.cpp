@@ -62,6 +62,11 @@ ObservedRank decode_rank(const Problem& problem, Dim rank, const trace::RankTrac
   seen.act_RF = matrix_with_shape(trace, "experts/act_RF", num_rows, kAny);
   seen.out_RD = matrix_with_shape(trace, "experts/out_RD", num_rows, spec.d_model);
   seen.partial_TD = matrix_with_shape(trace, "combine/partial_TD", seen.num_tokens, spec.d_model);
+  seen.grad_out_RD = matrix_with_shape(trace, "grad/out_RD", num_rows, spec.d_model);
+  seen.grad_act_RF = matrix_with_shape(trace, "grad/act_RF", num_rows, kAny);
+  seen.grad_gate_up_RG = matrix_with_shape(trace, "grad/gate_up_RG", num_rows, kAny);
+  seen.grad_scores_TK = matrix_with_shape(trace, "grad/scores_TK", seen.num_tokens, spec.top_k);
+  seen.grad_logits_TE = matrix_with_shape(trace, "grad/logits_TE", seen.num_tokens, spec.num_experts);
   return seen;
 }
 

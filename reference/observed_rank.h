@@ -27,6 +27,13 @@ struct ObservedRank {
   std::optional<Matrix<double>> out_RD;
   std::optional<Matrix<double>> partial_TD;
 
+  // Gradients, where a backward was recorded.
+  std::optional<Matrix<double>> grad_out_RD;
+  std::optional<Matrix<double>> grad_act_RF;
+  std::optional<Matrix<double>> grad_gate_up_RG;
+  std::optional<Matrix<double>> grad_scores_TK;
+  std::optional<Matrix<double>> grad_logits_TE;
+
   // Global indices of the columns that the tap's placement gives this rank; nothing if it fits neither `size` nor `columns`.
   std::optional<std::vector<Dim>> columns_of(std::string_view tap, Dim size, const model::Mesh& mesh) const;
 };

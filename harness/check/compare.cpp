@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "harness/tolerance/bounds.h"
 
@@ -20,10 +21,29 @@ bool is_worse(double used, double than) { return std::isnan(used) ? !std::isnan(
 
 double element_bound(const trace::ExpectedTap& expected, std::int64_t i, const CompareRule& rule) {
   const auto stage = tolerance::stage_of_tap(rule.tap);
-  if (rule.is_exact || !stage) return 0;
   const double value = expected.value.at(i);
   const double magnitude = expected.magnitude.numel() == expected.value.numel() ? expected.magnitude.at(i) : std::fabs(value);
-  return tolerance::stage_bound({*stage, rule.store, value, magnitude, expected.terms});
+  const bool cannot_round = rule.exact_unit == 0 || magnitude <= rule.exact_unit / base::unit_roundoff(rule.store);
+  if (!stage || (rule.is_exact && cannot_round)) return 0;
+  const double stored = expected.stored.numel() == expected.value.numel() ? expected.stored.at(i) : 0;
+  return tolerance::stage_bound({*stage, rule.store, value, magnitude, expected.terms, stored, expected.roundings});
+}
+
+double unit_of(const trace::ExpectedTap& expected) {
+  int lowest = std::numeric_limits<int>::max();
+  for (std::int64_t i = 0; i < expected.value.numel(); ++i) {
+    // Exact values carry a trace of silu and softmax in fp64, far below any dtype's digits.
+    const double value = base::round_to(base::DType::kF32, expected.value.at(i));
+    if (value == 0 || !std::isfinite(value)) continue;
+    int exponent = 0;
+    double fraction = std::fabs(std::frexp(value, &exponent));
+    while (fraction != std::floor(fraction)) {
+      fraction *= 2;
+      --exponent;
+    }
+    lowest = std::min(lowest, exponent);
+  }
+  return lowest == std::numeric_limits<int>::max() ? 0 : std::ldexp(1.0, lowest);
 }
 
 Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule) {

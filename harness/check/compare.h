@@ -12,6 +12,8 @@ struct CompareRule {
   std::string_view tap;        // names the stage, and so the bound
   base::DType store;           // declared dtype
   bool is_exact = false;       // bound 0: got must equal the expected value rounded to the dtype
+  // Exact only where sums of multiples of this unit cannot round: |summands| up to unit / u_s. 0: everywhere.
+  double exact_unit = 0;
 };
 
 struct Comparison {
@@ -36,6 +38,9 @@ Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& ex
 
 // Largest |got - want| allowed at an element of a stage; the expected values may be rounded first (exact).
 double element_bound(const trace::ExpectedTap& expected, std::int64_t flat_index, const CompareRule& rule);
+
+// The largest power of two that all values of a tap are multiples of; 0 if all are zero.
+double unit_of(const trace::ExpectedTap& expected);
 
 // Dtype and bits of element `i` agree. Requires: both tensors have it.
 bool same_element_bits(const base::HostTensor& a, const base::HostTensor& b, std::int64_t i);

@@ -11,6 +11,15 @@ namespace {
 constexpr std::string_view kGateUp = "param/experts/gate_up_EGD";
 constexpr std::string_view kDown = "param/experts/down_EDF";
 constexpr std::string_view kAttention = "param/attention/w_DD";
+constexpr std::string_view kRouter = "param/router/w_ED";
+
+// A gradient lies as its parameter does.
+std::string_view parameter_of(std::string_view tap) {
+  if (tap == "grad/experts/gate_up_EGD") return kGateUp;
+  if (tap == "grad/experts/down_EDF") return kDown;
+  if (tap == "grad/router/w_ED") return kRouter;
+  return tap;
+}
 
 std::optional<Dim> size_of(std::string_view name, const model::Problem& problem, Dim rank, Dim num_rows) {
   const model::ModelSpec& m = problem.model;
@@ -34,7 +43,8 @@ LocalExperts local_experts(const model::Problem& problem, Dim rank) {
   return {problem.mesh.coordinate(rank, "ep") * count, count};
 }
 
-std::vector<DeclaredCut> declared_cuts(const model::Problem& problem, std::string_view tap) {
+std::vector<DeclaredCut> declared_cuts(const model::Problem& problem, std::string_view of) {
+  const std::string_view tap = parameter_of(of);
   const bool is_experts = tap == kGateUp || tap == kDown;
   std::vector<DeclaredCut> cuts;
   if (is_experts && problem.mesh.size("ep") > 1) cuts.push_back({"ep", model::shard(0)});
@@ -57,11 +67,12 @@ std::vector<Dim> declared_indices(const model::Problem& problem, std::string_vie
   return all;
 }
 
-base::Shape global_param_shape(const model::ModelSpec& m, std::string_view tap) {
+base::Shape global_param_shape(const model::ModelSpec& m, std::string_view of) {
+  const std::string_view tap = parameter_of(of);
   if (tap == kGateUp) return {m.num_experts, m.gate_up_rows(), m.d_model};
   if (tap == kDown) return {m.num_experts, m.d_model, m.d_ff};
   if (tap == kAttention) return {m.d_model, m.d_model};
-  MOECHECK_REQUIRE(tap == "param/router/w_ED", std::string(tap));
+  MOECHECK_REQUIRE(tap == kRouter, std::string(of));
   return {m.num_experts, m.d_model};
 }
 

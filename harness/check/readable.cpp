@@ -70,6 +70,13 @@ std::string Readable::absence_note() const {
   return absent_.empty() ? "" : fmt::format("not shown by any rank: {}", fmt::join(absent_, ", "));
 }
 
+std::vector<std::string_view> taps_of_phases(const cases::Case& one, std::span<const std::string_view> taps) {
+  std::vector<std::string_view> asked;
+  for (const std::string_view tap : taps)
+    if (std::ranges::find(one.phases, trace::find_tap(tap)->phase) != one.phases.end()) asked.push_back(tap);
+  return asked;
+}
+
 const trace::RankTrace* rank_trace(const CheckInput& input, Dim rank) {
   const auto& ranks = input.observed.ranks;
   return rank < static_cast<Dim>(ranks.size()) ? &ranks[static_cast<std::size_t>(rank)] : nullptr;

@@ -3,6 +3,7 @@
 // check never skips what it cannot read in silence.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -41,6 +42,9 @@ class Readable {
   std::vector<std::string_view> absent_;
   std::vector<record::Finding> findings_;
 };
+
+// Those of the taps that a phase of the case writes: the others are not missing, they were not asked for.
+std::vector<std::string_view> taps_of_phases(const cases::Case& one, std::span<const std::string_view> taps);
 
 // The trace of a rank; nullptr if there is none.
 const trace::RankTrace* rank_trace(const CheckInput& input, Dim rank);

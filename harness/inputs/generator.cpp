@@ -57,6 +57,10 @@ void round_row(DType dtype, std::span<float> row) {
 
 void constant_row(double value, std::span<float> row) { std::ranges::fill(row, static_cast<float>(value)); }
 
+void small_integers(const Stream& stream, std::uint64_t first, std::span<float> out) {
+  for (std::size_t i = 0; i < out.size(); ++i) out[i] = static_cast<float>(static_cast<int>(stream.bits(first + i) % 3U) - 1);
+}
+
 // `count` entries of +-1 at places drawn from the stream; where two meet, the last one stays.
 void sparse_signs(const Stream& stream, std::uint64_t row, Dim count, std::span<float> out) {
   std::ranges::fill(out, 0.0F);
@@ -184,13 +188,22 @@ void Generator::token_row(Dim token, std::span<float> out_D) const {
   switch (problem_.values) {
     case Values::kNormal: fill_normal(stream, first, 1.0, out_D); break;
     case Values::kExact:
-      for (std::size_t d = 0; d < out_D.size(); ++d)
-        out_D[d] = static_cast<float>(static_cast<int>(stream.bits(first + d) % 3U) - 1);
+      small_integers(stream, first, out_D);
       out_D.back() = 1.0F;
       break;
     case Values::kProvenance: constant_row(static_cast<double>(token + 1) * 0x1p-6, out_D); break;
   }
   if (is_designed(problem_)) token_code(problem_, token, out_D);
+  round_row(problem_.dtype, out_D);
+}
+
+void Generator::output_grad_row(Dim token, std::span<float> out_D) const {
+  const Stream stream(problem_.seed, "output_grad");
+  const std::uint64_t first = index_of(token, problem_.model.d_model, 0);
+  if (problem_.values == Values::kExact) {
+    return small_integers(stream, first, out_D);
+  }
+  fill_normal(stream, first, 1.0, out_D);
   round_row(problem_.dtype, out_D);
 }
 
@@ -223,6 +236,12 @@ HostTensor Generator::tokens_TD(Dim rank) const {
   const Dim first = problem_.first_token(rank);
   return tensor_of_rows(problem_.dtype, problem_.num_tokens(rank), problem_.model.d_model,
                         [&](Dim row, std::span<float> out) { token_row(first + row, out); });
+}
+
+HostTensor Generator::output_grad_TD(Dim rank) const {
+  const Dim first = problem_.first_token(rank);
+  return tensor_of_rows(problem_.dtype, problem_.num_tokens(rank), problem_.model.d_model,
+                        [&](Dim row, std::span<float> out) { output_grad_row(first + row, out); });
 }
 
 }  // namespace moecheck::inputs

@@ -11,7 +11,8 @@
 //   down 4 entries +-1 a row.
 // provenance: an expert's weights are all (e+1) / 2^10 (gate), 2^11 (up), 2^9 (down); a token's columns from E on (t+1) / 2^6.
 //   Names up to 256 experts and tokens in bf16.
-// Tensor names: "router" (E,D), "gate_up" (E,G,D), "down" (E,D,F), "attention" (D,D), "tokens" (T global,D).
+// Tensor names: "router" (E,D), "gate_up" (E,G,D), "down" (E,D,F), "attention" (D,D), "tokens" and "output_grad" (T global,D).
+// output_grad is normal with scale 1, whatever the values are; in exact mode -1, 0 or 1.
 #pragma once
 
 #include <span>
@@ -32,6 +33,8 @@ class Generator {
   void down_row(model::Dim expert, model::Dim row, std::span<float> out_F) const;
   void attention_row(model::Dim row, std::span<float> out_D) const;
   void token_row(model::Dim token, std::span<float> out_D) const;
+  // What the loss gives to the output: loss = sum of output * this, a plain sum over all tokens.
+  void output_grad_row(model::Dim token, std::span<float> out_D) const;
 
   // Consecutive rows from `first_row` on, as many as `out` has room for; the same bytes as row by row, faster.
   void gate_up_rows(model::Dim expert, model::Dim first_row, std::span<float> out) const;
@@ -44,6 +47,7 @@ class Generator {
   base::HostTensor up_FD(model::Dim expert) const;
   base::HostTensor down_DF(model::Dim expert) const;
   base::HostTensor tokens_TD(model::Dim rank) const;  // of the data-parallel rank of `rank`
+  base::HostTensor output_grad_TD(model::Dim rank) const;
 
   const model::Problem& problem() const { return problem_; }
 

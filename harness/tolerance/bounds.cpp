@@ -31,6 +31,11 @@ constexpr std::array kStages = {
     StageName{"router/scores_TK", Stage::kScores},    StageName{"experts/gate_up_RG", Stage::kMatmul},
     StageName{"experts/act_RF", Stage::kActivation},  StageName{"experts/out_RD", Stage::kMatmul},
     StageName{"combine/partial_TD", Stage::kCombine}, StageName{"output/y_TD", Stage::kReduction},
+    StageName{"grad/y_TD", Stage::kExact},            StageName{"grad/out_RD", Stage::kGradient},
+    StageName{"grad/act_RF", Stage::kGradient},       StageName{"grad/gate_up_RG", Stage::kGradient},
+    StageName{"grad/experts/down_EDF", Stage::kGradient}, StageName{"grad/experts/gate_up_EGD", Stage::kGradient},
+    StageName{"grad/scores_TK", Stage::kGradient},    StageName{"grad/logits_TE", Stage::kGradient},
+    StageName{"grad/router/w_ED", Stage::kGradient},  StageName{"grad/x_TD", Stage::kGradient},
 };
 
 // B = gamma_K sum|a b| + u_s |c|. The stored number is the accumulated one, hence u_s on |c| plus its error.
@@ -66,6 +71,12 @@ double reduction_bound(const StageBoundInput& in, double u_s) {
   return gamma(in.terms - 1, u_s) * in.magnitude + u_s * std::fabs(in.value);
 }
 
+// B = gamma_n sum|a b| in the accumulator, gamma_r of the stored parts, one last store.
+double gradient_bound(const StageBoundInput& in, double u_s) {
+  const double accumulated = gamma(in.terms, kAccumulator) * in.magnitude + gamma(in.roundings, u_s) * in.stored;
+  return accumulated + u_s * (std::fabs(in.value) + accumulated);
+}
+
 }  // namespace
 
 std::optional<Stage> stage_of_tap(std::string_view tap) {
@@ -90,6 +101,7 @@ double stage_bound(const StageBoundInput& in) {
     case Stage::kScores: return scores_bound(in, u_s) + underflow;
     case Stage::kActivation: return activation_bound(in, u_s) + underflow;
     case Stage::kCombine: return combine_bound(in, u_s) + underflow;
+    case Stage::kGradient: return gradient_bound(in, u_s) + underflow;
     case Stage::kReduction: return in.terms <= 1 ? 0 : reduction_bound(in, u_s) + underflow;
   }
   MOECHECK_REQUIRE(false, "stage without a bound");

@@ -21,6 +21,7 @@ enum class Stage {
   kActivation,  // silu(gate) * up
   kCombine,     // weighted sum over `terms` slots
   kReduction,   // sum of `terms` ranks' partial results, in the store dtype
+  kGradient,    // sums of `terms` products in fp32, whose parts were stored and added `roundings` times in the store dtype
 };
 
 // The stage that a tap shows; none for taps that are not computed in floating point.
@@ -32,6 +33,8 @@ struct StageBoundInput {
   double value = 0;         // what the reference says
   double magnitude = 0;     // sum of |summands|
   std::int64_t terms = 1;
+  double stored = 0;           // kGradient: sum of |stored parts|
+  std::int64_t roundings = 0;  // kGradient: of one such part, the last store not counted
 };
 
 // n u / (1 - n u). Requires: n u < 1.

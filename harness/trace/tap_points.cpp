@@ -25,6 +25,16 @@ constexpr std::array kTaps = {
     TapPoint{"experts/out_RD", "R D", TapKind::kRows, "forward", "act times down, before weighting"},
     TapPoint{"combine/partial_TD", "T D", TapKind::kTokens, "forward", "weighted sum of the local experts, before the reduction"},
     TapPoint{"output/y_TD", "T D", TapKind::kTokens, "forward", "output of the layer"},
+    TapPoint{"grad/y_TD", "T D", TapKind::kTokens, "backward", "gradient that the loss gives to the output"},
+    TapPoint{"grad/out_RD", "R D", TapKind::kRows, "backward", "gradient of experts/out_RD"},
+    TapPoint{"grad/act_RF", "R F", TapKind::kRows, "backward", "gradient of experts/act_RF"},
+    TapPoint{"grad/gate_up_RG", "R G", TapKind::kRows, "backward", "gradient of experts/gate_up_RG"},
+    TapPoint{"grad/experts/down_EDF", "E D F", TapKind::kParam, "backward", "gradient of the down weights, after all reductions"},
+    TapPoint{"grad/experts/gate_up_EGD", "E G D", TapKind::kParam, "backward", "gradient of the gate and up weights, after all reductions"},
+    TapPoint{"grad/scores_TK", "T K", TapKind::kTokens, "backward", "gradient of the routing weights, after the sum over the group"},
+    TapPoint{"grad/logits_TE", "T E", TapKind::kTokens, "backward", "gradient of the router logits"},
+    TapPoint{"grad/router/w_ED", "E D", TapKind::kParam, "backward", "gradient of the router weight, after all reductions"},
+    TapPoint{"grad/x_TD", "T D", TapKind::kTokens, "backward", "gradient of the tokens, after all reductions"},
 };
 
 }  // namespace

@@ -15,7 +15,7 @@ ExpertsOutput forward(const ExpertsInput& in) {
   const at::Tensor is_elsewhere = (flat.ids_N >= in.local.count).unsqueeze(1);
   const at::Tensor weighted_ND = (out_ND * flat.scores_N.unsqueeze(1)).masked_fill(is_elsewhere, 0.0);
   const at::Tensor partial_TD = weighted_ND.view({in.x_TD.size(0), in.slots.ids_TK.size(1), in.x_TD.size(1)}).sum(1);
-  return {partial_TD, row_keys(flat.token_N, flat.slot_N, flat.ids_N, in.local.count), gate_up_NG, act_NF, out_ND};
+  return {partial_TD, row_keys(flat.token_N, flat.slot_N, flat.ids_N, in.local.count), {gate_up_NG}, {act_NF}, {out_ND}};
 }
 
 MOECHECK_REGISTER_BACKEND({"batched_mm", forward});

@@ -33,8 +33,8 @@ ExpertsOutput grouped_mm_forward(const ExpertsInput& in, const SentinelTreatment
   const at::Tensor back_N = at::argsort(order_N);
   const at::Tensor partial_TD =
       weighted_ND.index_select(0, back_N).view({in.x_TD.size(0), in.slots.ids_TK.size(1), in.x_TD.size(1)}).sum(1);
-  return {partial_TD, row_keys(sorted(flat.token_N), sorted(flat.slot_N), sorted(flat.ids_N), in.local.count), gate_up_NG, act_NF,
-          out_ND};
+  return {partial_TD, row_keys(sorted(flat.token_N), sorted(flat.slot_N), sorted(flat.ids_N), in.local.count), {gate_up_NG}, {act_NF},
+          {out_ND}};
 }
 
 }  // namespace moecheck::parallel_impls

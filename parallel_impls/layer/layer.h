@@ -39,6 +39,9 @@ class Layer {
   virtual void load(const std::filesystem::path& checkpoint, Tapper& tapper) = 0;
   // x_TD: tokens of the rank's data-parallel group. Ranks: every rank of the mesh, also with T == 0.
   virtual void forward(const at::Tensor& x_TD, Tapper& tapper) = 0;
+  // After forward, of a case whose phases have a backward. grad_y_TD: the loss's gradient of the output. Taps grad/*.
+  // Ranks: every rank of the mesh, also with T == 0.
+  virtual void backward(const at::Tensor& grad_y_TD, Tapper& tapper) = 0;
   virtual std::string experts_backend() const = 0;   // the one that really runs
   virtual at::Device device() const = 0;
 };

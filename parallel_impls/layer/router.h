@@ -7,8 +7,13 @@
 
 namespace moecheck::parallel_impls {
 
-// Taps router/logits_TE, router/scores_TK, router/ids_TK. Ids are global.
-RoutedSlots route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, const Seams& seams,
+struct RouterOutput {
+  at::Tensor logits_TE;
+  RoutedSlots slots;   // ids are global
+};
+
+// Taps router/logits_TE, router/scores_TK, router/ids_TK.
+RouterOutput route(const at::Tensor& x_TD, const at::Tensor& router_ED, const model::ModelSpec& spec, const Seams& seams,
                   Tapper& tapper);
 
 }  // namespace moecheck::parallel_impls

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "parallel_impls/comm/autograd_collectives.h"
+
 namespace moecheck::parallel_impls {
 namespace {
 
@@ -43,8 +45,18 @@ Seams sound_seams() {
   seams.probabilities = [](const at::Tensor& logits_TE) { return at::softmax(logits_TE, -1, at::kFloat); };
   seams.shard_routing = keep_shape_with_sentinels;
   seams.find_backend = find_registered_backend;
-  seams.combine = [](at::Tensor& partial_TD, Communicator& comm, std::string_view dim) {
-    comm.all_reduce_sum(partial_TD, dim, "output/y_TD");
+  seams.enter_tokens = [](const at::Tensor& x_TD, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
+    return copy_to_group(x_TD, comm, dim, "grad/x_TD");
+  };
+  seams.enter_scores = [](const at::Tensor& scores_TK, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
+    return copy_to_group(scores_TK, comm, dim, "grad/scores_TK");
+  };
+  seams.combine = [](const at::Tensor& partial_TD, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
+    return reduce_from_group(partial_TD, comm, dim, "output/y_TD");
+  };
+  seams.sync_gradients = [](LayerParams& gradients, Communicator& comm) {
+    for (at::Tensor* gradient : {&gradients.router_ED, &gradients.gate_up_EGD, &gradients.down_EDF})
+      comm.all_reduce_sum(*gradient, "dp", "grad/param");
   };
   return seams;
 }

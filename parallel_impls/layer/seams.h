@@ -59,9 +59,10 @@ struct ExpertsInput {
 struct ExpertsOutput {
   at::Tensor partial_TD;
   at::Tensor rows_R3;      // token, slot, local expert
-  at::Tensor gate_up_RG;
-  at::Tensor act_RF;
-  at::Tensor out_RD;
+  // In the order of rows_R3, in as many pieces as the backend computes them: a backward leaves its gradients on the pieces.
+  std::vector<at::Tensor> gate_up_RG;
+  std::vector<at::Tensor> act_RF;
+  std::vector<at::Tensor> out_RD;
 };
 
 struct ExpertsBackend {
@@ -83,7 +84,13 @@ struct Seams {
   std::function<at::Tensor(const at::Tensor& logits_TE)> probabilities;
   std::function<RoutedSlots(const RoutedSlots& global, const LocalExperts&)> shard_routing;
   std::function<const ExpertsBackend*(std::string_view name)> find_backend;   // nullptr: there is none
-  std::function<void(at::Tensor& partial_TD, Communicator&, std::string_view dim)> combine;
+  // Where a replicated tensor enters the sharded part: what its backward must sum. Tokens and routing weights.
+  std::function<at::Tensor(const at::Tensor& x_TD, const std::shared_ptr<Communicator>&, const std::string& dim)> enter_tokens;
+  std::function<at::Tensor(const at::Tensor& scores_TK, const std::shared_ptr<Communicator>&, const std::string& dim)> enter_scores;
+  // The sum of the ranks' partial outputs.
+  std::function<at::Tensor(const at::Tensor& partial_TD, const std::shared_ptr<Communicator>&, const std::string& dim)> combine;
+  // Backward: gradients of replicated parameters, after autograd, over data-parallel ranks. The loss is a sum over tokens.
+  std::function<void(LayerParams& gradients, Communicator&)> sync_gradients;
 };
 
 Seams sound_seams();

@@ -50,7 +50,7 @@ subject::Capabilities describe() {
 #ifdef MOECHECK_CUDA
   c.devices.emplace_back("cuda");
 #endif
-  c.phases = {"load", "forward"};
+  c.phases = {"load", "forward", "backward"};
   for (const trace::TapPoint& tap : trace::tap_points()) c.taps.emplace_back(tap.name);
   c.weight_layouts = {"huggingface"};
   for (const Fault& fault : faults()) c.faults.push_back(fault.info);
@@ -80,6 +80,9 @@ subject::Reply Session::run_phase(const std::string& phase) {
     } else if (phase == "forward") {
       const inputs::Generator generator(request_->one.problem);
       layer_->forward(to_torch(generator.tokens_TD(rank_)).to(layer_->device()), tapper_);
+    } else if (phase == "backward") {
+      const inputs::Generator generator(request_->one.problem);
+      layer_->backward(to_torch(generator.output_grad_TD(rank_)).to(layer_->device()), tapper_);
     } else {
       throw Unsupported(fmt::format("there is no phase '{}'", phase));
     }

@@ -1,6 +1,6 @@
 // Proves:       tensors that the layout declares replicated are bitwise equal on all ranks of their group.
 // Cannot prove: that they are right; all replicas may be wrong together.
-// Reads:        param/*, input, router/*, output      Applies when: the mesh has more than one rank
+// Reads:        param/*, input, router/*, output, grad/*      Applies when: the mesh has more than one rank
 #include <algorithm>
 #include <array>
 
@@ -13,12 +13,16 @@ namespace moecheck::check {
 namespace {
 
 constexpr std::string_view kName = "replica_agreement";
-constexpr std::array<std::string_view, 9> kReplicated = {
+constexpr std::array<std::string_view, 15> kReplicated = {
     "param/attention/w_DD", "param/router/w_ED",  "param/experts/gate_up_EGD", "param/experts/down_EDF", "input/x_TD",
-    "router/logits_TE",     "router/scores_TK",   "router/ids_TK",             "output/y_TD"};
+    "router/logits_TE",     "router/scores_TK",   "router/ids_TK",             "output/y_TD",
+    "grad/scores_TK",       "grad/logits_TE",     "grad/x_TD",                "grad/router/w_ED",
+    "grad/experts/gate_up_EGD", "grad/experts/down_EDF"};
+
+bool is_weight(std::string_view tap) { return trace::find_tap(tap)->kind == trace::TapKind::kParam; }
 
 std::vector<Dim> group_of(const model::Problem& problem, std::string_view tap, Dim rank) {
-  return tap.starts_with("param/") ? replica_group(problem, tap, rank) : token_group(problem.mesh, rank);
+  return is_weight(tap) ? replica_group(problem, tap, rank) : token_group(problem.mesh, rank);
 }
 
 std::int64_t first_difference(const base::HostTensor& a, const base::HostTensor& b) {
@@ -42,10 +46,10 @@ record::Finding disagreement(const CheckInput& input, std::string_view tap, Dim 
   finding.got = got.at(at);
   finding.compared = got.numel();
   finding.message += fmt::format(", first in row {}, element {} of it", at / columns, at % columns);
-  if (!tap.starts_with("param/")) finding.token = input.one.problem.first_token(rank) + at / columns;
-  if (tap == "router/logits_TE" || tap == "param/router/w_ED")
+  if (!is_weight(tap)) finding.token = input.one.problem.first_token(rank) + at / columns;
+  if (tap == "router/logits_TE" || tap.ends_with("router/w_ED"))
     finding.expert = tap == "router/logits_TE" ? at % columns : at / columns;
-  if (tap.starts_with("param/experts/")) finding.expert = local_experts(input.one.problem, rank).first + at / columns;
+  if (is_weight(tap) && tap.find("/experts/") != std::string_view::npos) finding.expert = local_experts(input.one.problem, rank).first + at / columns;
   return finding;
 }
 
@@ -80,11 +84,12 @@ CheckOutcome run(const CheckInput& input) {
     outcome.note = "one rank has no replicas";
     return outcome;
   }
-  const Readable taps(input, kName, {kReplicated.begin(), kReplicated.end()});
-  if (taps.absent().size() == kReplicated.size()) return taps.unobserved();
+  const std::vector<std::string_view> asked = taps_of_phases(input.one, kReplicated);
+  const Readable taps(input, kName, asked);
+  if (taps.absent().size() == asked.size()) return taps.unobserved();
   outcome.findings = taps.findings();
   outcome.note = taps.absence_note();
-  for (const std::string_view tap : kReplicated)
+  for (const std::string_view tap : asked)
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
       if (const auto group = group_of(problem, tap, rank); group.front() == rank) compare_group(input, tap, group, outcome);
   conclude(outcome, "no tensor is replicated over ranks that hold anything");
@@ -94,7 +99,7 @@ CheckOutcome run(const CheckInput& input) {
 MOECHECK_REGISTER_CHECK({kName,
                          {"tensors that the layout declares replicated are bitwise equal on all ranks of their group",
                           "that they are right; all replicas may be wrong together",
-                          "param/*, input, router/*, output", "the mesh has more than one rank"},
+                          "param/*, input, router/*, output, grad/*", "the mesh has more than one rank"},
                          run});
 
 }  // namespace

@@ -1,7 +1,7 @@
 // Proves:       every stage on every rank is, element by element, within its hard bound of the reference, which is fed with the
 //               subject's own inputs and routing of that stage; with values=exact, equal, and the layer's output too.
 // Cannot prove: anything about an error smaller than the bound, or about a stage whose inputs are not shown.
-// Reads:        input, router, experts, combine, output      Applies when: a forward ran
+// Reads:        input, router, experts, combine, output, grad/* of tokens and rows      Applies when: a forward ran
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -26,6 +26,11 @@ struct Tally {
   bool all_zero = true;
 };
 
+// What gradient_parity judges: gradients after all reductions.
+bool is_final_gradient(const trace::TapPoint& tap) {
+  return tap.kind == trace::TapKind::kParam || tap.name == "grad/scores_TK" || tap.name == "grad/x_TD";
+}
+
 // Token, slot and expert of an element.
 void place(const CheckInput& input, Dim rank, std::string_view tap, const base::HostTensor& got, Dim at, record::Finding& finding) {
   const Dim columns = got.numel() / got.dim(0);
@@ -41,8 +46,8 @@ void place(const CheckInput& input, Dim rank, std::string_view tap, const base::
     return;
   }
   finding.token = input.one.problem.first_token(rank) + row;
-  if (tap == "router/logits_TE") finding.expert = at % columns;
-  if (tap != "router/scores_TK") return;
+  if (tap.ends_with("logits_TE")) finding.expert = at % columns;
+  if (!tap.ends_with("scores_TK")) return;
   finding.slot = at % columns;
   if (ids != nullptr && ids->shape() == got.shape() && !base::is_floating(ids->dtype())) finding.expert = ids->int_at(at);
 }
@@ -73,7 +78,9 @@ void look_at(const CheckInput& input, Dim rank, std::string_view tap, const trac
     return;
   }
   const bool is_exact = input.one.problem.values == model::Values::kExact;
-  const Comparison c = compare_tap(*got, expected, {.tap = tap, .store = input.one.problem.dtype, .is_exact = is_exact});
+  // The forward is exact by construction; gradients are where their sums happen to fit the dtype.
+  const double unit = is_exact && tap.starts_with("grad/") ? unit_of(expected) : 0;
+  const Comparison c = compare_tap(*got, expected, {.tap = tap, .store = input.one.problem.dtype, .is_exact = is_exact, .exact_unit = unit});
   tally.outcome.compared += c.compared;
   tally.all_zero = tally.all_zero && c.all_zero;
   tally.outcome.stages.push_back({std::string(tap), rank, c.measured, c.bound, c.used, c.compared});
@@ -87,7 +94,9 @@ void look_at_whole(const CheckInput& input, Dim rank, Tally& tally) {
   const base::HostTensor& want_TD = input.expected.ranks[static_cast<std::size_t>(rank)].end_to_end_TD;
   const base::HostTensor* y_TD = rank_trace(input, rank)->tensor(kOutput);
   if (y_TD == nullptr || want_TD.numel() == 0 || y_TD->shape() != want_TD.shape()) return;
-  trace::ExpectedTap expected{want_TD, want_TD, 1, {}};
+  trace::ExpectedTap expected;
+  expected.value = want_TD;
+  expected.magnitude = want_TD;
   const Comparison c = compare_tap(*y_TD, expected, {.tap = kOutput, .store = input.one.problem.dtype, .is_exact = true});
   if (input.one.problem.values == model::Values::kExact) {
     tally.outcome.stages.push_back({std::string(kEndToEnd), rank, c.measured, c.bound, c.used, c.compared});
@@ -108,7 +117,8 @@ void look_at_whole(const CheckInput& input, Dim rank, Tally& tally) {
 CheckOutcome run(const CheckInput& input) {
   std::vector<std::string_view> staged;
   for (const trace::TapPoint& tap : trace::tap_points())
-    if (tolerance::stage_of_tap(tap.name)) staged.push_back(tap.name);
+    if (tolerance::stage_of_tap(tap.name) && !is_final_gradient(tap)) staged.push_back(tap.name);
+  staged = taps_of_phases(input.one, staged);
   const Readable taps(input, kName, staged, {"dispatch/rows_R3"});
   if (taps.absent().size() == staged.size()) return taps.unobserved();
   Tally tally;
@@ -128,7 +138,7 @@ MOECHECK_REGISTER_CHECK({kName,
                          {"every stage on every rank is, element by element, within its hard bound of the reference, which is fed with the "
                           "subject's own inputs and routing of that stage; with values=exact, equal, and the layer's output too",
                           "anything about an error smaller than the bound, or about a stage whose inputs are not shown",
-                          "input, router, experts, combine, output", "a forward ran"},
+                          "input, router, experts, combine, output, grad/* of tokens and rows", "a forward ran"},
                          run});
 
 }  // namespace
