@@ -11,7 +11,7 @@ using trace::ExpectedTap;
 
 ExpectedTap make_expert_tap(Dim experts, Dim rows, Dim columns) {
   const base::Shape shape = {experts, rows, columns};
-  return {base::HostTensor(base::DType::kF64, shape), base::HostTensor(base::DType::kF64, shape), 1, {}, 0,
+  return {base::HostTensor(base::DType::kF64, shape), base::HostTensor(base::DType::kF64, shape), 1,
           std::vector<std::uint8_t>(static_cast<std::size_t>(experts), 1)};
 }
 

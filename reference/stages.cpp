@@ -28,7 +28,7 @@ constexpr Dim kMasked = -1;
 }  // namespace
 
 ExpectedTap make_tap(Dim rows, Dim columns, Dim terms) {
-  return {base::HostTensor(base::DType::kF64, {rows, columns}), base::HostTensor(base::DType::kF64, {rows, columns}), terms, {}, 0,
+  return {base::HostTensor(base::DType::kF64, {rows, columns}), base::HostTensor(base::DType::kF64, {rows, columns}), terms,
           std::vector<std::uint8_t>(static_cast<std::size_t>(rows), 1)};
 }
 

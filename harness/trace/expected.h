@@ -16,12 +16,12 @@ struct ExpectedTap {
   base::HostTensor value;      // fp64, the shape of the observed local tensor
   base::HostTensor magnitude;  // fp64, same shape: sum of |summands| that went into the element (|value| for element-wise stages)
   std::int64_t terms = 1;      // number of summands: D for logits and gate_up, F_local for out, K for combine, ranks for output
+  // Per row (dim 0): 0 where the stage's own inputs were missing or not usable (a row key out of range, say).
+  std::vector<std::uint8_t> is_comparable = {};
   // Backward stages: sum of |partial results that were rounded to the store dtype on the way|, and how many such roundings one
   // of them went through. Empty and 0 elsewhere.
-  base::HostTensor stored;
+  base::HostTensor stored = {};
   std::int64_t roundings = 0;
-  // Per row (dim 0): 0 where the stage's own inputs were missing or not usable (a row key out of range, say).
-  std::vector<std::uint8_t> is_comparable;
 };
 
 struct ExpectedRank {

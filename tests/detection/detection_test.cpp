@@ -89,15 +89,17 @@ TEST_F(Detection, HasAFaultForEveryCheck) {
   }
 }
 
-TEST_F(Detection, PassesTheWholeSmokeSuiteAndLooksAtSomethingInEachCase) {
+TEST_F(Detection, PassesTheSmokeAndBackwardSuitesAndLooksAtSomethingInEachCase) {
   const fs::path scenarios = fs::path(MOECHECK_SOURCE_DIR) / "scenarios";
   std::vector<IdentifiedCase> cases;
-  auto smoke = scenario::load_cases("suites/smoke.yaml", {}, scenarios, load_family_).value();
-  for (cases::Case& one : smoke) {
-    std::string id = cases::case_id(one, load_family_);
-    cases.push_back({std::move(one), std::move(id)});
+  for (const std::string suite : {"suites/smoke.yaml", "suites/backward.yaml"}) {
+    auto loaded = scenario::load_cases(suite, {}, scenarios, load_family_).value();
+    EXPECT_GE(loaded.size(), 150U) << suite;
+    for (cases::Case& one : loaded) {
+      std::string id = cases::case_id(one, load_family_);
+      cases.push_back({std::move(one), std::move(id)});
+    }
   }
-  ASSERT_GE(cases.size(), 150U);
   const record::RunRecord run = this->run(std::move(cases));
   std::map<std::string, std::int64_t, std::less<>> compared;
   for (const record::CaseRecord& one : run.cases) {

@@ -24,7 +24,7 @@ TEST_P(SoundRun, PassesEveryCheck) {
   EXPECT_EQ(one.first_diverging, "");
   for (const record::CheckResult& check : one.checks) {
     const bool has_replicas = run.one.world_size() > 1;
-    const bool applies = check.name != "replica_agreement" || has_replicas;
+    const bool applies = (check.name != "replica_agreement" || has_replicas) && check.name != "gradient_parity";
     EXPECT_EQ(check.state, applies ? CheckState::kPass : CheckState::kNotApplicable) << check.name << ": " << check.note;
     EXPECT_EQ(check.compared > 0, applies) << check.name;
   }
