@@ -8,17 +8,6 @@
 namespace moecheck::reference {
 namespace {
 
-template <typename Scalar>
-Matrix<Scalar> gather_columns(const Matrix<Scalar>& values_TE, const IdMatrix& ids_TK) {
-  Matrix<Scalar> chosen_TK(ids_TK.rows(), ids_TK.cols());
-  for (Dim t = 0; t < ids_TK.rows(); ++t)
-    for (Dim k = 0; k < ids_TK.cols(); ++k) {
-      MOECHECK_REQUIRE(ids_TK(t, k) >= 0 && ids_TK(t, k) < values_TE.cols());
-      chosen_TK(t, k) = values_TE(t, ids_TK(t, k));
-    }
-  return chosen_TK;
-}
-
 // A strict weak order, NaN included.
 template <typename Scalar>
 bool is_greater(Scalar a, Scalar b) {
@@ -58,6 +47,17 @@ IdMatrix top_k(const Matrix<Scalar>& values_TE, Dim k) {
 }
 
 template <typename Scalar>
+Matrix<Scalar> gather_columns(const Matrix<Scalar>& values_TE, const IdMatrix& ids_TK) {
+  Matrix<Scalar> chosen_TK(ids_TK.rows(), ids_TK.cols());
+  for (Dim t = 0; t < ids_TK.rows(); ++t)
+    for (Dim k = 0; k < ids_TK.cols(); ++k) {
+      MOECHECK_REQUIRE(ids_TK(t, k) >= 0 && ids_TK(t, k) < values_TE.cols());
+      chosen_TK(t, k) = values_TE(t, ids_TK(t, k));
+    }
+  return chosen_TK;
+}
+
+template <typename Scalar>
 IdMatrix choose_experts(const Matrix<Scalar>& logits_TE, const model::ModelSpec& spec) {
   if (spec.softmax == model::SoftmaxOrder::kAfterTopk) return top_k(logits_TE, spec.top_k);
   return top_k(softmax(logits_TE), spec.top_k);
@@ -75,11 +75,13 @@ Matrix<Scalar> scores_from_logits(const Matrix<Scalar>& logits_TE, const IdMatri
 template Matrix<float> router_logits(const Matrix<float>&, const Matrix<float>&);
 template Matrix<float> softmax(const Matrix<float>&);
 template IdMatrix top_k(const Matrix<float>&, Dim);
+template Matrix<float> gather_columns(const Matrix<float>&, const IdMatrix&);
 template IdMatrix choose_experts(const Matrix<float>&, const model::ModelSpec&);
 template Matrix<float> scores_from_logits(const Matrix<float>&, const IdMatrix&, const model::ModelSpec&);
 template Matrix<double> router_logits(const Matrix<double>&, const Matrix<double>&);
 template Matrix<double> softmax(const Matrix<double>&);
 template IdMatrix top_k(const Matrix<double>&, Dim);
+template Matrix<double> gather_columns(const Matrix<double>&, const IdMatrix&);
 template IdMatrix choose_experts(const Matrix<double>&, const model::ModelSpec&);
 template Matrix<double> scores_from_logits(const Matrix<double>&, const IdMatrix&, const model::ModelSpec&);
 

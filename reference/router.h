@@ -20,6 +20,11 @@ Matrix<Scalar> softmax(const Matrix<Scalar>& logits);
 template <typename Scalar>
 IdMatrix top_k(const Matrix<Scalar>& values_TE, Dim k);
 
+// Column k of the result is the column ids_TK(t, k) of each row t.
+// Requires: 0 <= id < E.
+template <typename Scalar>
+Matrix<Scalar> gather_columns(const Matrix<Scalar>& values_TE, const IdMatrix& ids_TK);
+
 // The chosen experts of each token. Before top-k (Switch): the k largest p_i; after (Mixtral): the k largest logits.
 template <typename Scalar>
 IdMatrix choose_experts(const Matrix<Scalar>& logits_TE, const model::ModelSpec& spec);

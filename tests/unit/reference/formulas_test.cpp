@@ -8,29 +8,12 @@
 #include "reference/experts.h"
 #include "reference/moe_layer.h"
 #include "reference/router.h"
+#include "tests/unit/reference/hand_fixtures.h"
 
 namespace moecheck::reference {
 namespace {
 
 using model::SoftmaxOrder;
-
-constexpr double kLn2 = 0.69314718055994530942;
-constexpr double kLn3 = 1.09861228866810969140;
-
-Matrix<double> matrix(Dim rows, Dim columns, std::vector<double> values) {
-  return Eigen::Map<const Matrix<double>>(values.data(), rows, columns);
-}
-
-IdMatrix ids(Dim rows, Dim columns, std::vector<Dim> values) { return Eigen::Map<const IdMatrix>(values.data(), rows, columns); }
-
-model::ModelSpec spec(Dim num_experts, Dim top_k, SoftmaxOrder order, bool renormalise) {
-  model::ModelSpec made;
-  made.num_experts = num_experts;
-  made.top_k = top_k;
-  made.softmax = order;
-  made.renormalise = renormalise;
-  return made;
-}
 
 TEST(Router, MultipliesTokensWithRouterRows) {
   const auto logits_TE = router_logits(matrix(2, 3, {1, 2, 3, -1, 0, 1}), matrix(2, 3, {1, 1, 1, 2, 0, -1}));
@@ -132,26 +115,9 @@ TEST(Combine, WeighsEachRowWithTheScoreOfItsSlot) {
   EXPECT_EQ(combine.y_TD(), matrix(2, 2, {5, 7, 2, 20}));
 }
 
-// One token x = (1, 2), two experts with F = 1, both chosen, scores 3/4 and 1/4.
-// Expert 0: gate = ln 3 * x0 -> silu = 3/4 ln 3, up = x1 = 2, act = 3/2 ln 3, down (2, 4) -> (3 ln 3, 6 ln 3).
-// Expert 1: gate = -ln 3 * x0 -> silu = -1/4 ln 3, up = x0 + x1 = 3, act = -3/4 ln 3, down (4, 0) -> (-3 ln 3, 0).
-// y = 3/4 (3, 6) ln 3 + 1/4 (-3, 0) ln 3 = (3/2, 9/2) ln 3.
-class HandWeights final : public Weights<double> {
- public:
-  HandWeights() : experts_{{matrix(2, 2, {kLn3, 0, 0, 1}), matrix(2, 1, {2, 4})}, {matrix(2, 2, {-kLn3, 0, 1, 1}), matrix(2, 1, {4, 0})}} {}
-  Matrix<double> router_ED() override { return matrix(2, 2, {kLn3, 0, 0, 0}); }
-  const ExpertWeights<double>& expert(Dim expert_id) override { return experts_[static_cast<std::size_t>(expert_id)]; }
-
- private:
-  std::vector<ExpertWeights<double>> experts_;
-};
-
 TEST(MoeLayer, GivesTheNumbersThatWereWorkedOutByHand) {
   HandWeights weights;
-  auto both = spec(2, 2, SoftmaxOrder::kBeforeTopk, true);
-  both.d_model = 2;
-  both.d_ff = 1;
-  const auto layer = MoeLayer<double>(both, weights).forward(matrix(1, 2, {1, 2}));
+  const auto layer = MoeLayer<double>(hand_spec(2, true), weights).forward(matrix(1, 2, {1, 2}));
   EXPECT_EQ(layer.ids_TK, ids(1, 2, {0, 1}));
   EXPECT_DOUBLE_EQ(layer.scores_TK(0, 0), 0.75);
   EXPECT_DOUBLE_EQ(layer.y_TD(0, 0), 1.5 * kLn3);
@@ -160,10 +126,7 @@ TEST(MoeLayer, GivesTheNumbersThatWereWorkedOutByHand) {
 
 TEST(MoeLayer, OfOneExpertIsThatExpertTimesItsProbability) {
   HandWeights weights;
-  auto one = spec(2, 1, SoftmaxOrder::kBeforeTopk, false);
-  one.d_model = 2;
-  one.d_ff = 1;
-  const auto layer = MoeLayer<double>(one, weights).forward(matrix(1, 2, {1, 2}));
+  const auto layer = MoeLayer<double>(hand_spec(1, false), weights).forward(matrix(1, 2, {1, 2}));
   EXPECT_DOUBLE_EQ(layer.y_TD(0, 0), 0.75 * 3 * kLn3);
   EXPECT_DOUBLE_EQ(layer.y_TD(0, 1), 0.75 * 6 * kLn3);
 }

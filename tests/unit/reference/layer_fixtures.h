@@ -41,6 +41,22 @@ class StoredWeights final : public Weights<Scalar> {
   std::vector<ExpertWeights<Scalar>> experts;
 };
 
+// Notes which experts are asked for; an expert is valid only until the next one.
+template <typename Scalar>
+class CountingWeights final : public Weights<Scalar> {
+ public:
+  explicit CountingWeights(const inputs::Generator& generator) : generated_(generator) {}
+  Matrix<Scalar> router_ED() override { return generated_.router_ED(); }
+  const ExpertWeights<Scalar>& expert(Dim expert_id) override {
+    asked.push_back(expert_id);
+    return generated_.expert(expert_id);
+  }
+  std::vector<Dim> asked;
+
+ private:
+  GeneratedWeights<Scalar> generated_;
+};
+
 template <typename Scalar>
 Matrix<Scalar> tokens_of(const model::Problem& problem) {
   return generated_tokens<Scalar>(inputs::Generator(problem), 0);

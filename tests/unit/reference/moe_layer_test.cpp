@@ -72,26 +72,11 @@ TEST(MoeLayer, TakesARankWithoutTokens) {
   EXPECT_EQ(layer.y_TD.cols(), problem.model.d_model);
 }
 
-// Counts how many experts are asked for; an expert is valid only until the next one.
-class CountingWeights final : public Weights<float> {
- public:
-  explicit CountingWeights(const inputs::Generator& generator) : generated_(generator) {}
-  Matrix<float> router_ED() override { return generated_.router_ED(); }
-  const ExpertWeights<float>& expert(Dim expert_id) override {
-    asked.push_back(expert_id);
-    return generated_.expert(expert_id);
-  }
-  std::vector<Dim> asked;
-
- private:
-  GeneratedWeights<float> generated_;
-};
-
 TEST(MoeLayer, AsksOnceForEachExpertWithTokensAndNeverForTheOthers) {
   model::Problem problem = small_problem();
   problem.tokens_per_rank = {2};
   const inputs::Generator generator(problem);
-  CountingWeights weights(generator);
+  CountingWeights<float> weights(generator);
   const auto layer = MoeLayer<float>(problem.model, weights).forward(generated_tokens<float>(generator, 0));
   std::vector<Dim> chosen(layer.ids_TK.data(), layer.ids_TK.data() + layer.ids_TK.size());
   std::ranges::sort(chosen);
