@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "reference/experts.h"
+#include "reference/backward.h"
 #include "reference/router.h"
 
 namespace moecheck::reference {
@@ -13,13 +13,11 @@ constexpr Dim kSiluTerms = 12;
 // exp, shift, division and the two products of the softmax's backward, beside its sum over E.
 constexpr Dim kSoftmaxTerms = 32;
 
-// One stored part an element, the element itself.
+// The summands themselves are what is stored.
 void set_stored(ExpectedTap& tap, std::int64_t roundings) {
   tap.stored = tap.magnitude;
   tap.roundings = roundings;
 }
-
-bool shows(const ObservedRank& seen, std::string_view tap) { return seen.trace->tensor(tap) != nullptr; }
 
 }  // namespace
 
@@ -56,15 +54,14 @@ std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen) {
   tap.is_comparable = seen.is_routed_R;
   auto value_RG = view_of(tap.value);
   auto magnitude_RG = view_of(tap.magnitude);
+  value_RG = swiglu_backward(*seen.gate_up_RG, *seen.grad_act_RF);
   for (Dim r = 0; r < value_RG.rows(); ++r) {
     for (Dim f = 0; f < half; ++f) {
       const double gate = (*seen.gate_up_RG)(r, f), up = (*seen.gate_up_RG)(r, half + f), grad = (*seen.grad_act_RF)(r, f);
       const double sigmoid = 1 / (1 + std::exp(-gate));
-      value_RG(r, f) = grad * up * sigmoid * (1 + gate * (1 - sigmoid));
-      value_RG(r, half + f) = grad * silu(gate);
       // Each term of silu' errs on its own, though they may cancel.
       magnitude_RG(r, f) = std::fabs(grad * up) * sigmoid * (1 + std::fabs(gate) * (1 - sigmoid));
-      magnitude_RG(r, half + f) = std::fabs(grad * silu(gate));
+      magnitude_RG(r, half + f) = std::fabs(value_RG(r, half + f));
     }
   }
   // Stored on the way: silu(a), and d b.
@@ -98,48 +95,48 @@ std::optional<ExpectedTap> expect_grad_scores(const ObservedRank& seen, std::spa
   return tap;
 }
 
+namespace {
+
+// The summands of one token's d logits by their size. With w = p / scale, scale the sum of the chosen p where the scores are
+// normalised (softmax(TopK(l)) and softmax(l) renormalised are one function), else 1:
+//   normalised dl_i = w_i (g_i - <g, w>) for the chosen; otherwise dl_j = p_j (g_j [chosen] - <g, p>) for all.
+void add_logit_magnitudes(const ObservedRank& seen, const model::ModelSpec& spec, Dim t, const Matrix<double>& p_TE,
+                          Eigen::Map<Matrix<double>> magnitude_TE) {
+  const bool is_after = spec.softmax == model::SoftmaxOrder::kAfterTopk;
+  double chosen = 0;
+  for (Dim k = 0; k < spec.top_k; ++k) chosen += p_TE(t, (*seen.ids_TK)(t, k));
+  const double scale = spec.renormalise || is_after ? chosen : 1;
+  double mean = 0;   // <|g|, w>
+  for (Dim k = 0; k < spec.top_k; ++k) mean += std::fabs((*seen.grad_scores_TK)(t, k)) * p_TE(t, (*seen.ids_TK)(t, k)) / scale;
+  for (Dim k = 0; k < spec.top_k; ++k) {
+    const Dim e = (*seen.ids_TK)(t, k);
+    magnitude_TE(t, e) += p_TE(t, e) / scale * (std::fabs((*seen.grad_scores_TK)(t, k)) + mean);
+  }
+  // Before top-k the softmax's backward reaches every column, if only with terms that cancel up to rounding.
+  if (!is_after) magnitude_TE.row(t) += 2 * mean * p_TE.row(t);
+}
+
+}  // namespace
+
 std::optional<ExpectedTap> expect_grad_logits(const ObservedRank& seen, const model::ModelSpec& spec) {
   if (!seen.logits_TE || !seen.ids_TK || !seen.grad_scores_TK || !seen.grad_logits_TE) return std::nullopt;
   ExpectedTap tap = make_tap(seen.num_tokens, spec.num_experts, spec.num_experts + kSoftmaxTerms);
-  auto value_TE = view_of(tap.value);
-  auto magnitude_TE = view_of(tap.magnitude);
   const Matrix<double> p_TE = softmax(*seen.logits_TE);
+  IdMatrix ids_TK = *seen.ids_TK;
   for (Dim t = 0; t < seen.num_tokens; ++t) {
-    if (!are_experts(*seen.ids_TK, t, spec.num_experts)) {
-      tap.is_comparable[static_cast<std::size_t>(t)] = 0;
+    if (are_experts(ids_TK, t, spec.num_experts)) {
+      add_logit_magnitudes(seen, spec, t, p_TE, view_of(tap.magnitude));
       continue;
     }
-    double chosen = 0;
-    for (Dim k = 0; k < spec.top_k; ++k) chosen += p_TE(t, (*seen.ids_TK)(t, k));
-    // softmax(TopK(l)) and softmax(l) renormalised over the K are the same function: w_i = p_i / sum of the chosen p.
-    const bool is_normalised = spec.renormalise || spec.softmax == model::SoftmaxOrder::kAfterTopk;
-    const double scale = is_normalised ? chosen : 1;
-    double mean = 0, mean_magnitude = 0;   // <g, w>
-    for (Dim k = 0; k < spec.top_k; ++k) {
-      const double product = (*seen.grad_scores_TK)(t, k) * p_TE(t, (*seen.ids_TK)(t, k)) / scale;
-      mean += product;
-      mean_magnitude += std::fabs(product);
-    }
-    // Normalised: dl_i = w_i (g_i - <g, w>) for the chosen. Not: dl_j = p_j (g_j [chosen] - <g, p>) for all.
-    if (!is_normalised) {
-      value_TE.row(t) = -mean * p_TE.row(t);
-      magnitude_TE.row(t) = mean_magnitude * p_TE.row(t);
-    }
-    for (Dim k = 0; k < spec.top_k; ++k) {
-      const Dim e = (*seen.ids_TK)(t, k);
-      const double weight = p_TE(t, e) / scale, grad = (*seen.grad_scores_TK)(t, k);
-      value_TE(t, e) += weight * (is_normalised ? grad - mean : grad);
-      magnitude_TE(t, e) += weight * (std::fabs(grad) + (is_normalised ? mean_magnitude : 0));
-    }
-    // Renormalised in the framework's way, the softmax's backward sums terms that cancel only up to rounding, in every column.
-    if (is_normalised && spec.softmax == model::SoftmaxOrder::kBeforeTopk)
-      magnitude_TE.row(t) += (2 * mean_magnitude) * p_TE.row(t);
+    tap.is_comparable[static_cast<std::size_t>(t)] = 0;
+    ids_TK.row(t).setZero();
   }
+  view_of(tap.value) = scores_backward(*seen.logits_TE, ids_TK, *seen.grad_scores_TK, spec);
   return tap;
 }
 
 std::optional<ExpectedTap> expect_grad_router(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Problem& problem) {
-  if (!shows(seen, "grad/router/w_ED")) return std::nullopt;
+  if (seen.trace->tensor("grad/router/w_ED") == nullptr) return std::nullopt;
   ExpectedTap tap = make_tap(problem.model.num_experts, problem.model.d_model, 1);
   const std::vector<Dim> group = problem.mesh.group(seen.rank, "dp");
   for (const Dim rank : group) {

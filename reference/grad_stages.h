@@ -1,5 +1,5 @@
 // The backward stages of one rank that need no expert weights, each fed with the rank's own recorded inputs of that stage.
-// Formulas: the chain rule on the forward's; the softmax part as in 2.7 of any derivation: dl = p (dp - <dp, p>).
+// Formulas: reference/backward.h; here they meet recorded values, and get the magnitudes that bounds need.
 #pragma once
 
 #include <optional>
@@ -15,7 +15,6 @@ Matrix<double> generated_output_grad(const inputs::Generator& generator, Dim ran
 ExpectedTap expect_grad_y(const Matrix<double>& grad_y_TD);
 // d out = w dy, row by row.
 std::optional<ExpectedTap> expect_grad_out(const ObservedRank& seen, const Matrix<double>& grad_y_TD);
-// act = silu(a) b: da = d b silu'(a), db = d silu(a), with silu'(a) = s (1 + a (1 - s)).
 std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen);
 // dw = <out, dy>, summed over the ranks that share the tokens: each slot's expert may be on another rank, or cut over ranks.
 std::optional<ExpectedTap> expect_grad_scores(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Mesh& mesh,
