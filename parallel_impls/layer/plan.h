@@ -11,7 +11,6 @@ enum class Style {
   kReplicate,
   kGroupedGemm,     // dim 0, the experts, over ep
   kPackedColwise,   // the packed G dim over tp: each rank a piece of gate and the same piece of up
-  kColwise,         // dim 0 contiguous over tp
   kRowwise,         // the last dim over tp
   kEpRouter,        // replicated weight; scores and ids are remapped in the forward
 };

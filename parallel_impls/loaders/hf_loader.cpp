@@ -74,7 +74,6 @@ class SlicedLoader {
     const Style style = context_.seams.style_of(plan_, parameter);
     const at::Tensor whole = checkpoint_.read(name, shape);
     if (style == Style::kRowwise) return take_ranges(whole, 1, contiguous_piece(shape[1], shard_of(style))).contiguous();
-    if (style == Style::kColwise) return take_ranges(whole, 0, contiguous_piece(shape[0], shard_of(style))).contiguous();
     return whole;
   }
 
@@ -124,7 +123,7 @@ class SlicedLoader {
   void tap_param(std::string_view tap, std::string_view parameter, const at::Tensor& tensor, base::Shape global, Dim last_dim) {
     const Style style = context_.seams.style_of(plan_, parameter);
     model::Placement placement = model::replicate();
-    if (style == Style::kGroupedGemm || style == Style::kColwise) placement = model::shard(0);
+    if (style == Style::kGroupedGemm) placement = model::shard(0);
     if (style == Style::kPackedColwise) placement = model::strided_shard(1, 2);
     if (style == Style::kRowwise) placement = model::shard(last_dim);
     const bool is_sharded = placement.kind != model::PlacementKind::kReplicate;
