@@ -13,10 +13,9 @@ namespace moecheck::reference {
 
 class GradExpertStages {
  public:
-  // `one`: the batched backend adds gradients up in the store dtype, row by row; the others in fp32.
+  // is_batched: the batched backend adds gradients up in the store dtype, row by row; the others in fp32.
   GradExpertStages(const model::Problem& problem, bool is_batched, std::span<const ObservedRank> all);
 
-  bool has_work() const { return !ranks_.empty(); }
   bool has_rows(Dim expert) const;
   void run(Dim expert, const ExpertWeights<float>& weights);
 
