@@ -93,12 +93,21 @@ CombineGradient<Scalar> combine_backward(std::span<const RoutedRow> rows, const 
 }
 
 template <typename Scalar>
+WeightingGradient<Scalar> weighting_backward(std::span<const RoutedRow> rows, const Matrix<Scalar>& scores_TK,
+                                             const Matrix<Scalar>& x_TD, const Matrix<Scalar>& d_in_RD) {
+  WeightingGradient<Scalar> gradient{weighted_rows(d_in_RD, rows, scores_TK), Matrix<Scalar>(d_in_RD.rows(), 1)};
+  for (Dim r = 0; r < d_in_RD.rows(); ++r) gradient.d_scores_R1(r, 0) = x_TD.row(rows[static_cast<std::size_t>(r)].token).dot(d_in_RD.row(r));
+  return gradient;
+}
+
+template <typename Scalar>
 ExpertSumBackward<Scalar>::ExpertSumBackward(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK,
-                                             Matrix<Scalar> d_y_TD, Dim num_experts)
+                                             Matrix<Scalar> d_y_TD, Dim num_experts, model::ScorePosition position)
     : x_TD_(std::move(x_TD)),
       dispatch_(dispatch(ids_TK, num_experts)),
       scores_TK_(std::move(scores_TK)),
       d_y_TD_(std::move(d_y_TD)),
+      position_(position),
       d_x_TD_(Matrix<Scalar>::Zero(x_TD_.rows(), x_TD_.cols())),
       d_scores_TK_(Matrix<Scalar>::Zero(scores_TK_.rows(), scores_TK_.cols())) {
   MOECHECK_REQUIRE(d_y_TD_.rows() == x_TD_.rows() && d_y_TD_.cols() == x_TD_.cols());
@@ -107,17 +116,27 @@ ExpertSumBackward<Scalar>::ExpertSumBackward(Matrix<Scalar> x_TD, const IdMatrix
 template <typename Scalar>
 ExpertGradient<Scalar> ExpertSumBackward<Scalar>::add(Dim expert, const ExpertWeights<Scalar>& weights) {
   const auto rows = dispatch_.rows_of(expert);
+  const bool weighs_before = position_ == model::ScorePosition::kBeforeExperts;
   const Matrix<Scalar> x_RD = gather_tokens(x_TD_, rows);
-  const Matrix<Scalar> gate_up_RG = gate_up(x_RD, weights.w_gate_up_GD);
+  const Matrix<Scalar> in_RD = weighs_before ? weighted_rows(x_RD, rows, scores_TK_) : x_RD;
+  const Matrix<Scalar> gate_up_RG = gate_up(in_RD, weights.w_gate_up_GD);
   const Matrix<Scalar> act_RF = swiglu(gate_up_RG);
-  const auto of_combine = combine_backward(rows, scores_TK_, down(act_RF, weights.w_down_DF), d_y_TD_);
+  // The score, and with it its gradient, is in the combine or in the weighting of the tokens.
+  CombineGradient<Scalar> of_combine;
+  if (weighs_before) {
+    of_combine.d_out_RD = gather_tokens(d_y_TD_, rows);
+  } else {
+    of_combine = combine_backward(rows, scores_TK_, down(act_RF, weights.w_down_DF), d_y_TD_);
+  }
   auto of_down = linear_backward(act_RF, weights.w_down_DF, of_combine.d_out_RD);
-  auto of_gate_up = linear_backward(x_RD, weights.w_gate_up_GD, swiglu_backward(gate_up_RG, of_down.d_in));
+  auto of_gate_up = linear_backward(in_RD, weights.w_gate_up_GD, swiglu_backward(gate_up_RG, of_down.d_in));
+  const auto of_weighting = weighs_before ? weighting_backward(rows, scores_TK_, x_TD_, of_gate_up.d_in)
+                                          : WeightingGradient<Scalar>{of_gate_up.d_in, of_combine.d_scores_R1};
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const auto r = static_cast<Dim>(i);
-    d_scores_TK_(rows[i].token, rows[i].slot) = of_combine.d_scores_R1(r, 0);
+    d_scores_TK_(rows[i].token, rows[i].slot) = of_weighting.d_scores_R1(r, 0);
     // The gradient of gather_tokens: a token's copies add up.
-    d_x_TD_.row(rows[i].token) += of_gate_up.d_in.row(r);
+    d_x_TD_.row(rows[i].token) += of_weighting.d_x_RD.row(r);
   }
   return {expert, static_cast<Dim>(rows.size()), std::move(of_gate_up.d_w), std::move(of_down.d_w)};
 }
@@ -128,7 +147,8 @@ LayerGradient<Scalar> MoeLayerBackward<Scalar>::backward(const Matrix<Scalar>& x
                                                          const ExpertGradientSink<Scalar>& sink) const {
   const Matrix<Scalar> w_router_ED = weights_.router_ED();
   const Matrix<Scalar> logits_TE = router_logits(x_TD, w_router_ED);
-  ExpertSumBackward<Scalar> sum(x_TD, ids_TK, scores_from_logits(logits_TE, ids_TK, spec_), d_y_TD, spec_.num_experts);
+  ExpertSumBackward<Scalar> sum(x_TD, ids_TK, scores_from_logits(logits_TE, ids_TK, spec_), d_y_TD, spec_.num_experts,
+                                position_);
   for (Dim e = 0; e < spec_.num_experts; ++e) sink(sum.needs(e) ? sum.add(e, weights_.expert(e)) : idle_gradient(e));
 
   Matrix<Scalar> d_logits_TE = scores_backward(logits_TE, ids_TK, sum.d_scores_TK(), spec_);
@@ -149,6 +169,8 @@ template Matrix<float> renormalise_backward(const Matrix<float>&, const Matrix<f
 template Matrix<float> scores_backward(const Matrix<float>&, const IdMatrix&, const Matrix<float>&, const model::ModelSpec&);
 template CombineGradient<float> combine_backward(std::span<const RoutedRow>, const Matrix<float>&, const Matrix<float>&,
                                                 const Matrix<float>&);
+template WeightingGradient<float> weighting_backward(std::span<const RoutedRow>, const Matrix<float>&, const Matrix<float>&,
+                                                     const Matrix<float>&);
 template class ExpertSumBackward<float>;
 template class MoeLayerBackward<float>;
 template LinearGradient<double> linear_backward(const Matrix<double>&, const Matrix<double>&, const Matrix<double>&);
@@ -159,6 +181,8 @@ template Matrix<double> renormalise_backward(const Matrix<double>&, const Matrix
 template Matrix<double> scores_backward(const Matrix<double>&, const IdMatrix&, const Matrix<double>&, const model::ModelSpec&);
 template CombineGradient<double> combine_backward(std::span<const RoutedRow>, const Matrix<double>&, const Matrix<double>&,
                                                  const Matrix<double>&);
+template WeightingGradient<double> weighting_backward(std::span<const RoutedRow>, const Matrix<double>&, const Matrix<double>&,
+                                                     const Matrix<double>&);
 template class ExpertSumBackward<double>;
 template class MoeLayerBackward<double>;
 

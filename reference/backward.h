@@ -7,7 +7,7 @@
 
 #include <functional>
 
-#include "harness/model/model_spec.h"
+#include "harness/model/problem.h"
 #include "reference/dispatch.h"
 #include "reference/weights.h"
 
@@ -54,6 +54,16 @@ template <typename Scalar>
 CombineGradient<Scalar> combine_backward(std::span<const RoutedRow> rows, const Matrix<Scalar>& scores_TK,
                                          const Matrix<Scalar>& out_RD, const Matrix<Scalar>& d_y_TD);
 
+// Of in_tk = s_tk x_t, where the score goes before the experts: d_x_tk = s_tk d_in_tk, d_s_tk = <x_t, d_in_tk>.
+template <typename Scalar>
+struct WeightingGradient {
+  Matrix<Scalar> d_x_RD;
+  Matrix<Scalar> d_scores_R1;
+};
+template <typename Scalar>
+WeightingGradient<Scalar> weighting_backward(std::span<const RoutedRow> rows, const Matrix<Scalar>& scores_TK,
+                                             const Matrix<Scalar>& x_TD, const Matrix<Scalar>& d_in_RD);
+
 template <typename Scalar>
 struct ExpertGradient {
   Dim expert = 0;
@@ -72,7 +82,7 @@ class ExpertSumBackward {
  public:
   // Requires: 0 <= id < num_experts; d_y_TD has the shape of x_TD.
   ExpertSumBackward(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, Matrix<Scalar> d_y_TD,
-                    Dim num_experts);
+                    Dim num_experts, model::ScorePosition position = model::ScorePosition::kAfterExperts);
 
   bool needs(Dim expert) const { return !dispatch_.rows_of(expert).empty(); }
   ExpertGradient<Scalar> add(Dim expert, const ExpertWeights<Scalar>& weights);
@@ -85,6 +95,7 @@ class ExpertSumBackward {
   Dispatch dispatch_;
   Matrix<Scalar> scores_TK_;
   Matrix<Scalar> d_y_TD_;
+  model::ScorePosition position_;
   Matrix<Scalar> d_x_TD_;
   Matrix<Scalar> d_scores_TK_;
 };
@@ -107,7 +118,9 @@ template <typename Scalar>
 class MoeLayerBackward {
  public:
   // Requires: `weights` outlives this.
-  MoeLayerBackward(const model::ModelSpec& spec, Weights<Scalar>& weights) : spec_(spec), weights_(weights) {}
+  MoeLayerBackward(const model::ModelSpec& spec, Weights<Scalar>& weights,
+                   model::ScorePosition position = model::ScorePosition::kAfterExperts)
+      : spec_(spec), weights_(weights), position_(position) {}
 
   // Requires: 0 <= id < E; d_y_TD has the shape of x_TD.
   LayerGradient<Scalar> backward(const Matrix<Scalar>& x_TD, const IdMatrix& ids_TK, const Matrix<Scalar>& d_y_TD,
@@ -118,6 +131,7 @@ class MoeLayerBackward {
 
   model::ModelSpec spec_;
   Weights<Scalar>& weights_;
+  model::ScorePosition position_;
 };
 
 }  // namespace moecheck::reference

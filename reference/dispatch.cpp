@@ -32,6 +32,15 @@ Matrix<Scalar> gather_tokens(const Matrix<Scalar>& x_TD, std::span<const RoutedR
   return x_RD;
 }
 
+template <typename Scalar>
+Matrix<Scalar> weighted_rows(Matrix<Scalar> values_RD, std::span<const RoutedRow> rows, const Matrix<Scalar>& scores_TK) {
+  MOECHECK_REQUIRE(static_cast<Dim>(rows.size()) == values_RD.rows());
+  for (std::size_t i = 0; i < rows.size(); ++i) values_RD.row(static_cast<Dim>(i)) *= scores_TK(rows[i].token, rows[i].slot);
+  return values_RD;
+}
+
+template Matrix<float> weighted_rows(Matrix<float>, std::span<const RoutedRow>, const Matrix<float>&);
+template Matrix<double> weighted_rows(Matrix<double>, std::span<const RoutedRow>, const Matrix<double>&);
 template Matrix<float> gather_tokens(const Matrix<float>&, std::span<const RoutedRow>);
 template Matrix<double> gather_tokens(const Matrix<double>&, std::span<const RoutedRow>);
 

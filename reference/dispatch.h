@@ -31,4 +31,8 @@ Dispatch dispatch(const IdMatrix& ids_TK, Dim num_experts);
 template <typename Scalar>
 Matrix<Scalar> gather_tokens(const Matrix<Scalar>& x_TD, std::span<const RoutedRow> rows);
 
+// Row i times the score of rows[i].
+template <typename Scalar>
+Matrix<Scalar> weighted_rows(Matrix<Scalar> values_RD, std::span<const RoutedRow> rows, const Matrix<Scalar>& scores_TK);
+
 }  // namespace moecheck::reference

@@ -1,13 +1,17 @@
 #include "reference/evaluate.h"
 
+#include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "reference/expert_stages.h"
 #include "reference/grad_expert_stages.h"
 #include "reference/grad_stages.h"
 #include "reference/moe_layer.h"
-#include "reference/observed_rank.h"
+#include "reference/observed_layer.h"
+#include "reference/observed_weights.h"
 #include "reference/stages.h"
+#include "reference/step_stages.h"
 
 namespace moecheck::reference {
 namespace {
@@ -15,41 +19,45 @@ namespace {
 using trace::Expected;
 using trace::ExpectedRank;
 
-// The generated tokens of each data-parallel rank, made once.
+// Which token shard a rank holds.
+Dim token_shard(const model::Problem& problem, Dim rank) { return problem.mesh.coordinate(rank, problem.token_dims_text()); }
+
+// The generated tokens of each token shard, made once.
 class Tokens {
  public:
-  explicit Tokens(const inputs::Generator& generator) : generator_(generator) {}
+  Tokens(const inputs::Generator& generator, Dim batch) : generator_(generator), batch_(batch) {}
 
   const Matrix<float>& of(Dim rank) {
-    const Dim data_parallel_rank = generator_.problem().mesh.coordinate(rank, "dp");
-    const auto found = made_.find(data_parallel_rank);
+    const Dim shard = token_shard(generator_.problem(), rank);
+    const auto found = made_.find(shard);
     if (found != made_.end()) return found->second;
-    return made_.emplace(data_parallel_rank, generated_tokens<float>(generator_, rank)).first->second;
+    return made_.emplace(shard, generated_tokens<float>(generator_, rank, batch_)).first->second;
   }
 
  private:
   const inputs::Generator& generator_;
+  Dim batch_;
   std::map<Dim, Matrix<float>> made_;
 };
 
 // The fp32 layer from generated inputs with the subject's routing: one sum for all ranks that have tokens and ids in common.
 class EndToEnd {
  public:
-  EndToEnd(const model::Problem& problem, const Matrix<float>& w_router_ED) : problem_(problem), w_router_ED_(w_router_ED) {}
+  explicit EndToEnd(const model::Problem& problem) : problem_(problem) {}
 
-  void add_rank(const ObservedRank& seen, const Matrix<float>& x_TD) {
+  void add_rank(const ObservedRank& seen, const Matrix<float>& x_TD, const Matrix<float>& w_router_ED) {
     if (!seen.ids_TK) return;
     for (Dim t = 0; t < seen.num_tokens; ++t)
       if (!are_experts(*seen.ids_TK, t, problem_.model.num_experts)) return;
-    const Dim data_parallel_rank = problem_.mesh.coordinate(seen.rank, "dp");
+    const Dim shard = token_shard(problem_, seen.rank);
     for (Run& run : runs_) {
-      if (run.data_parallel_rank != data_parallel_rank || run.ids_TK != *seen.ids_TK) continue;
+      if (run.shard != shard || run.ids_TK != *seen.ids_TK) continue;
       run.ranks.push_back(seen.rank);
       return;
     }
-    Matrix<float> scores_TK = scores_from_logits(router_logits(x_TD, w_router_ED_), *seen.ids_TK, problem_.model);
-    ExpertSum<float> sum(x_TD, *seen.ids_TK, std::move(scores_TK), problem_.model.num_experts);
-    runs_.push_back({data_parallel_rank, *seen.ids_TK, {seen.rank}, std::move(sum)});
+    Matrix<float> scores_TK = scores_from_logits(router_logits(x_TD, w_router_ED), *seen.ids_TK, problem_.model);
+    ExpertSum<float> sum(x_TD, *seen.ids_TK, std::move(scores_TK), problem_.model.num_experts, problem_.score_position);
+    runs_.push_back({shard, *seen.ids_TK, {seen.rank}, std::move(sum)});
   }
 
   bool needs(Dim expert) const {
@@ -72,14 +80,13 @@ class EndToEnd {
 
  private:
   struct Run {
-    Dim data_parallel_rank;
+    Dim shard;
     IdMatrix ids_TK;
     std::vector<Dim> ranks;
     ExpertSum<float> sum;
   };
 
   const model::Problem& problem_;
-  const Matrix<float>& w_router_ED_;
   std::vector<Run> runs_;
 };
 
@@ -92,65 +99,103 @@ void keep_all(Expected& expected, std::string_view name, std::map<Dim, ExpectedT
 }
 
 // The backward stages of all ranks but those that need expert weights.
-void evaluate_gradients(const inputs::Generator& generator, const std::vector<ObservedRank>& all, Expected& expected) {
-  const model::Problem& problem = generator.problem();
-  for (std::size_t r = 0; r < all.size(); ++r) {
-    const ObservedRank& seen = all[r];
-    if (!seen.grad_logits_TE && !seen.grad_scores_TK && !seen.grad_out_RD) continue;
-    const Matrix<double> grad_y_TD = generated_output_grad(generator, seen.rank);
-    keep(expected.ranks[r], "grad/y_TD", expect_grad_y(grad_y_TD));
-    keep(expected.ranks[r], "grad/out_RD", expect_grad_out(seen, grad_y_TD));
-    keep(expected.ranks[r], "grad/gate_up_RG", expect_grad_gate_up(seen));
-    keep(expected.ranks[r], "grad/scores_TK", expect_grad_scores(seen, all, problem.mesh, grad_y_TD));
-    keep(expected.ranks[r], "grad/logits_TE", expect_grad_logits(seen, problem.model));
-    keep(expected.ranks[r], "grad/router/w_ED", expect_grad_router(seen, all, problem));
+void evaluate_gradients(const inputs::Generator& generator, Dim batch, const ObservedLayer& layer, Expected& expected) {
+  const auto shows_gradients = [](const ObservedRank& seen) { return seen.grad_logits_TE || seen.grad_scores_TK || seen.grad_out_RD; };
+  if (std::ranges::none_of(layer.ranks(), shows_gradients)) return;
+  const Matrix<double> grad_y_SD = generated_output_grad(generator, batch);
+  for (const ObservedRank& seen : layer.ranks()) {
+    if (!shows_gradients(seen)) continue;
+    ExpectedRank& rank = expected.ranks[static_cast<std::size_t>(seen.rank)];
+    keep(rank, "grad/y_TD", expect_grad_y(seen, grad_y_SD));
+    keep(rank, "grad/out_RD", expect_grad_out(layer, seen, grad_y_SD));
+    keep(rank, "grad/gate_up_RG", expect_grad_gate_up(seen));
+    keep(rank, "grad/scores_TK", expect_grad_scores(layer, seen, grad_y_SD));
+    keep(rank, "grad/logits_TE", expect_grad_logits(seen, layer.problem().model));
+    keep(rank, "grad/router/w_ED", expect_grad_router(layer, seen));
   }
+}
+
+// The stages that multiply with expert weights, expert by expert.
+class ExpertLoop {
+ public:
+  ExpertLoop(const cases::Case& one, const ObservedLayer& layer)
+      : gate_up_(ExpertStage::Weight::kGateUp, layer), down_(ExpertStage::Weight::kDown, layer),
+        gradients_(layer, one.experts_backend == "batched_mm") {
+    for (const ObservedRank& seen : layer.ranks()) {
+      gate_up_.add_rank(seen);
+      down_.add_rank(seen);
+    }
+  }
+
+  void run(Weights<float>& weights, Dim num_experts, EndToEnd& end_to_end) {
+    for (Dim e = 0; e < num_experts; ++e) {
+      if (!gate_up_.has_rows(e) && !down_.has_rows(e) && !end_to_end.needs(e) && !gradients_.has_rows(e)) continue;
+      if (weights.has_expert(e)) {
+        run_expert(e, weights.expert(e), end_to_end);
+      } else {
+        gate_up_.skip(e);
+        down_.skip(e);
+        gradients_.skip(e);
+      }
+    }
+  }
+
+  void write(Expected& expected, const Matrix<float>* w_router_ED) {
+    keep_all(expected, "experts/gate_up_RG", gate_up_.take_taps());
+    keep_all(expected, "experts/out_RD", down_.take_taps());
+    gradients_.write(expected, w_router_ED);
+  }
+
+ private:
+  void run_expert(Dim e, const ExpertWeights<float>& expert, EndToEnd& end_to_end) {
+    gate_up_.run(e, expert);
+    down_.run(e, expert);
+    end_to_end.add_expert(e, expert);
+    if (gradients_.has_rows(e)) gradients_.run(e, expert);
+  }
+
+  ExpertStage gate_up_;
+  ExpertStage down_;
+  GradExpertStages gradients_;
+};
+
+std::unique_ptr<Weights<float>> weights_of(const cases::Case& one, const inputs::Generator& generator, Dim batch, const trace::Trace& observed) {
+  if (one.step_of(batch) == 0) return std::make_unique<GeneratedWeights<float>>(generator);
+  return std::make_unique<ObservedWeights>(one.problem, observed);
 }
 
 }  // namespace
 
-Expected evaluate(const cases::Case& one, const trace::Trace& observed) {
-  const model::Problem& problem = one.problem;
-  const inputs::Generator generator(problem);
-  GeneratedWeights<float> weights(generator);
-  const Matrix<float> w_router_ED = weights.router_ED();
-  Tokens tokens(generator);
-  std::vector<ObservedRank> all;
-  for (std::size_t r = 0; r < observed.ranks.size(); ++r)
-    all.push_back(decode_rank(problem, static_cast<Dim>(r), observed.ranks[r]));
-
+Expected evaluate(const cases::Case& one, std::span<const trace::Trace> batches) {
   Expected expected;
-  expected.ranks.resize(all.size());
-  ExpertStage gate_up_stage(ExpertStage::Weight::kGateUp, problem.model);
-  ExpertStage down_stage(ExpertStage::Weight::kDown, problem.model);
-  EndToEnd end_to_end(problem, w_router_ED);
-  GradExpertStages grad_stages(problem, one.experts_backend == "batched_mm", all);
-  for (std::size_t r = 0; r < all.size(); ++r) {
-    const ObservedRank& seen = all[r];
+  if (batches.empty()) return expected;
+  const model::Problem& problem = one.problem;
+  const Dim batch = static_cast<Dim>(batches.size()) - 1;
+  const inputs::Generator generator(problem);
+  const auto weights = weights_of(one, generator, batch, batches.back());
+  const std::optional<Matrix<float>> w_router_ED = weights->has_router() ? std::optional(weights->router_ED()) : std::nullopt;
+  const ObservedLayer layer(problem, batches.back());
+  Tokens tokens(generator, batch);
+  expected.ranks.resize(layer.ranks().size());
+  EndToEnd end_to_end(problem);
+  for (const ObservedRank& seen : layer.ranks()) {
+    ExpectedRank& rank = expected.ranks[static_cast<std::size_t>(seen.rank)];
     const Matrix<float>& x_TD = tokens.of(seen.rank);
-    if (seen.x_TD) keep(expected.ranks[r], "input/x_TD", expect_x(x_TD));
-    keep(expected.ranks[r], "router/logits_TE", expect_logits(seen, w_router_ED));
-    keep(expected.ranks[r], "router/scores_TK", expect_scores(seen, problem.model));
-    keep(expected.ranks[r], "experts/act_RF", expect_act(seen));
-    keep(expected.ranks[r], "combine/partial_TD", expect_partial(seen, problem.model));
-    keep(expected.ranks[r], "output/y_TD", expect_y(seen, all, problem));
-    gate_up_stage.add_rank(seen, problem.mesh);
-    down_stage.add_rank(seen, problem.mesh);
-    end_to_end.add_rank(seen, x_TD);
+    if (seen.x_TD) keep(rank, "input/x_TD", expect_x(x_TD));
+    if (w_router_ED) keep(rank, "router/logits_TE", expect_logits(seen, *w_router_ED));
+    keep(rank, "router/scores_TK", expect_scores(seen, problem.model));
+    keep(rank, "experts/in_RD", expect_in(layer, seen));
+    keep(rank, "experts/act_RF", expect_act(seen));
+    keep(rank, "combine/partial_TD", expect_partial(layer, seen));
+    keep(rank, "output/y_TD", expect_y(layer, seen));
+    if (w_router_ED && one.step_of(batch) == 0) end_to_end.add_rank(seen, x_TD, *w_router_ED);
   }
-  for (Dim e = 0; e < problem.model.num_experts; ++e) {
-    if (!gate_up_stage.has_rows(e) && !down_stage.has_rows(e) && !end_to_end.needs(e) && !grad_stages.has_rows(e)) continue;
-    const ExpertWeights<float>& expert = weights.expert(e);
-    gate_up_stage.run(e, expert);
-    down_stage.run(e, expert);
-    end_to_end.add_expert(e, expert);
-    if (grad_stages.has_rows(e)) grad_stages.run(e, expert);
-  }
-  keep_all(expected, "experts/gate_up_RG", gate_up_stage.take_taps());
-  keep_all(expected, "experts/out_RD", down_stage.take_taps());
+  ExpertLoop experts(one, layer);
+  experts.run(*weights, problem.model.num_experts, end_to_end);
   end_to_end.write_outputs(expected);
-  evaluate_gradients(generator, all, expected);
-  grad_stages.write(expected, w_router_ED);
+  evaluate_gradients(generator, batch, layer, expected);
+  experts.write(expected, w_router_ED ? &*w_router_ED : nullptr);
+  expect_step(one, batches, expected);
   return expected;
 }
 

@@ -8,7 +8,7 @@
 
 #include "harness/trace/expected.h"
 #include "reference/moe_layer.h"
-#include "reference/observed_rank.h"
+#include "reference/observed_layer.h"
 
 namespace moecheck::reference {
 
@@ -17,20 +17,21 @@ class ExpertStage {
  public:
   enum class Weight { kGateUp, kDown };
 
-  ExpertStage(Weight weight, const model::ModelSpec& spec) : weight_(weight), spec_(spec) {}
+  // Requires: the layer outlives this.
+  ExpertStage(Weight weight, const ObservedLayer& layer) : weight_(weight), layer_(layer), spec_(layer.problem().model) {}
 
   // The rank takes part if it shows the stage and its inputs, with shapes that fit.
-  void add_rank(const ObservedRank& seen, const model::Mesh& mesh);
+  void add_rank(const ObservedRank& seen);
   bool has_rows(Dim expert) const;
   void run(Dim expert, const ExpertWeights<float>& weights);
+  void skip(Dim expert);   // its weights are not known
   // The tap of each rank that took part; afterwards the stage is used up.
-  std::map<Dim, trace::ExpectedTap> take_taps() { return std::move(taps_); }
+  std::map<Dim, trace::ExpectedTap> take_taps();
 
  private:
   struct Row {
     Dim row;
-    Dim source;  // row of the input
-    const Matrix<double>* input;
+    RecordedRow input;
     trace::ExpectedTap* tap;
   };
   // Ranks that hold the same part of the weight.
@@ -43,6 +44,7 @@ class ExpertStage {
   Part& part_with(std::vector<Dim> w_rows, std::vector<Dim> w_columns);
 
   Weight weight_;
+  const ObservedLayer& layer_;
   const model::ModelSpec& spec_;
   std::vector<Part> parts_;
   std::map<Dim, trace::ExpectedTap> taps_;

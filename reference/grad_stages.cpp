@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "harness/trace/layout.h"
 #include "reference/backward.h"
 #include "reference/router.h"
 
@@ -21,28 +22,34 @@ void set_stored(ExpectedTap& tap, std::int64_t roundings) {
 
 }  // namespace
 
-Matrix<double> generated_output_grad(const inputs::Generator& generator, Dim rank) {
-  return matrix_of<double>(generator.output_grad_TD(rank));
+Matrix<double> generated_output_grad(const inputs::Generator& generator, Dim batch) {
+  const Dim num_tokens = generator.problem().total_tokens(), d_model = generator.problem().model.d_model;
+  Matrix<float> grad_y_SD(num_tokens, d_model);
+  for (Dim t = 0; t < num_tokens; ++t)
+    generator.output_grad_row(batch * num_tokens + t, std::span<float>(grad_y_SD.row(t).data(), static_cast<std::size_t>(d_model)));
+  return grad_y_SD.cast<double>();
 }
 
-ExpectedTap expect_grad_y(const Matrix<double>& grad_y_TD) {
-  ExpectedTap tap = make_tap(grad_y_TD.rows(), grad_y_TD.cols(), 1);
-  view_of(tap.value) = grad_y_TD;
-  view_of(tap.magnitude) = grad_y_TD.cwiseAbs();
-  return tap;
-}
-
-std::optional<ExpectedTap> expect_grad_out(const ObservedRank& seen, const Matrix<double>& grad_y_TD) {
-  if (!seen.rows_R || !seen.scores_TK || !seen.grad_out_RD) return std::nullopt;
-  ExpectedTap tap = make_tap(seen.grad_out_RD->rows(), grad_y_TD.cols(), 1);
-  tap.is_comparable = seen.is_routed_R;
-  for (std::size_t i = 0; i < seen.rows_R->size(); ++i) {
-    if (seen.is_routed_R[i] == 0) continue;
-    const RoutedRow& key = (*seen.rows_R)[i];
-    view_of(tap.value).row(static_cast<Dim>(i)) = (*seen.scores_TK)(key.token, key.slot) * grad_y_TD.row(key.token);
-  }
+ExpectedTap expect_grad_y(const ObservedRank& seen, const Matrix<double>& grad_y_SD) {
+  ExpectedTap tap = make_tap(seen.num_tokens, grad_y_SD.cols(), 1);
+  view_of(tap.value) = grad_y_SD.middleRows(seen.first_token, seen.num_tokens);
   view_of(tap.magnitude) = view_of(tap.value).cwiseAbs();
   return tap;
+}
+
+std::optional<ExpectedTap> expect_grad_out(const ObservedLayer& layer, const ObservedRank& seen, const Matrix<double>& grad_y_SD) {
+  if (!seen.rows_R || !seen.grad_out_RD) return std::nullopt;
+  ExpectedTap tap = make_tap(seen.grad_out_RD->rows(), grad_y_SD.cols(), 1);
+  tap.is_comparable = seen.rows_R->is_routed;
+  for (std::size_t i = 0; i < seen.rows_R->keys.size(); ++i) {
+    if (tap.is_comparable[i] == 0) continue;
+    const RoutedRow& key = seen.rows_R->keys[i];
+    const auto weight = layer.weighs_before() ? 1.0 : layer.score_of(seen, key);
+    tap.is_comparable[i] = weight.has_value();
+    if (weight) view_of(tap.value).row(static_cast<Dim>(i)) = *weight * grad_y_SD.row(key.token);
+  }
+  view_of(tap.magnitude) = view_of(tap.value).cwiseAbs();
+  return if_any_input(std::move(tap), seen.rows_R->is_routed);
 }
 
 std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen) {
@@ -51,7 +58,7 @@ std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen) {
     return std::nullopt;
   const Dim half = seen.grad_act_RF->cols();
   ExpectedTap tap = make_tap(seen.gate_up_RG->rows(), 2 * half, kSiluTerms);
-  tap.is_comparable = seen.is_routed_R;
+  tap.is_comparable = seen.rows_R->is_routed;
   auto value_RG = view_of(tap.value);
   auto magnitude_RG = view_of(tap.magnitude);
   value_RG = swiglu_backward(*seen.gate_up_RG, *seen.grad_act_RF);
@@ -71,27 +78,30 @@ std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen) {
   return tap;
 }
 
-std::optional<ExpectedTap> expect_grad_scores(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Mesh& mesh,
-                                              const Matrix<double>& grad_y_TD) {
-  if (!seen.grad_scores_TK) return std::nullopt;
-  ExpectedTap tap = make_tap(seen.grad_scores_TK->rows(), seen.grad_scores_TK->cols(), grad_y_TD.cols());
-  auto value_TK = view_of(tap.value);
-  auto magnitude_TK = view_of(tap.magnitude);
-  Dim num_ranks = 0;
-  for (const ObservedRank& other : all) {
-    if (mesh.coordinate(other.rank, "dp") != mesh.coordinate(seen.rank, "dp")) continue;
-    if (!other.rows_R || !other.out_RD) return std::nullopt;
-    ++num_ranks;
-    for (std::size_t i = 0; i < other.rows_R->size(); ++i) {
-      if (other.is_routed_R[i] == 0) continue;
-      const RoutedRow& key = (*other.rows_R)[i];
-      const auto products_D = other.out_RD->row(static_cast<Dim>(i)).cwiseProduct(grad_y_TD.row(key.token)).eval();
-      value_TK(key.token, key.slot) += products_D.sum();
-      magnitude_TK(key.token, key.slot) += products_D.cwiseAbs().sum();
+std::optional<ExpectedTap> expect_grad_scores(const ObservedLayer& layer, const ObservedRank& seen, const Matrix<double>& grad_y_SD) {
+  if (!seen.grad_scores_TK || (layer.weighs_before() && !seen.x_TD)) return std::nullopt;
+  ExpectedTap tap = make_tap(seen.num_tokens, seen.grad_scores_TK->cols(), grad_y_SD.cols());
+  const auto group = layer.layer_group(seen);
+  for (const ObservedRank* other : group) {
+    if (other == nullptr || !other->rows_R) return std::nullopt;
+    const auto& factor_RD = layer.weighs_before() ? other->grad_in_RD : other->out_RD;
+    if (!factor_RD) return std::nullopt;
+    for (std::size_t i = 0; i < other->rows_R->keys.size(); ++i) {
+      const RoutedRow& key = other->rows_R->keys[i];
+      if (!seen.owns(key.token)) continue;
+      const Dim t = key.token - seen.first_token;
+      if (other->rows_R->is_routed[i] == 0) {
+        if (key.expert != kMaskedExpert) tap.is_comparable[static_cast<std::size_t>(t)] = 0;
+        continue;
+      }
+      const Matrix<double> token_D = layer.weighs_before() ? seen.x_TD->row(t) : grad_y_SD.row(key.token);
+      const auto products_D = factor_RD->row(static_cast<Dim>(i)).cwiseProduct(token_D.row(0)).eval();
+      view_of(tap.value)(t, key.slot) += products_D.sum();
+      view_of(tap.magnitude)(t, key.slot) += products_D.cwiseAbs().sum();
     }
   }
   // Products stored before the sum, the sum, and the ranks' sums added up.
-  set_stored(tap, 2 + num_ranks);
+  set_stored(tap, 2 + static_cast<Dim>(group.size()));
   return tap;
 }
 
@@ -135,18 +145,25 @@ std::optional<ExpectedTap> expect_grad_logits(const ObservedRank& seen, const mo
   return tap;
 }
 
-std::optional<ExpectedTap> expect_grad_router(const ObservedRank& seen, std::span<const ObservedRank> all, const model::Problem& problem) {
-  if (seen.trace->tensor("grad/router/w_ED") == nullptr) return std::nullopt;
-  ExpectedTap tap = make_tap(problem.model.num_experts, problem.model.d_model, 1);
-  const std::vector<Dim> group = problem.mesh.group(seen.rank, "dp");
-  for (const Dim rank : group) {
-    const ObservedRank& other = all[static_cast<std::size_t>(rank)];
-    if (!other.grad_logits_TE || !other.x_TD) return std::nullopt;
-    view_of(tap.value) += other.grad_logits_TE->transpose() * *other.x_TD;
-    view_of(tap.magnitude) += other.grad_logits_TE->cwiseAbs().transpose() * other.x_TD->cwiseAbs();
-    tap.terms += other.num_tokens;
+std::optional<ExpectedTap> expect_grad_router(const ObservedLayer& layer, const ObservedRank& seen) {
+  constexpr std::string_view kTap = "grad/router/w_ED";
+  if (seen.trace->tensor(kTap) == nullptr) return std::nullopt;
+  const model::Problem& problem = layer.problem();
+  const std::vector<Dim> experts = trace::declared_indices(problem, kTap, seen.rank, 0);
+  ExpectedTap tap = make_tap(static_cast<Dim>(experts.size()), problem.model.d_model, 1);
+  // One rank a token shard.
+  const std::vector<Dim> shards = problem.mesh.group(seen.rank, problem.token_dims_text());
+  for (const Dim rank : shards) {
+    const ObservedRank* other = layer.find(rank);
+    if (other == nullptr || !other->grad_logits_TE || !other->x_TD) return std::nullopt;
+    for (std::size_t i = 0; i < experts.size(); ++i) {
+      const auto grad_T = other->grad_logits_TE->col(experts[i]).transpose();
+      view_of(tap.value).row(static_cast<Dim>(i)) += grad_T * *other->x_TD;
+      view_of(tap.magnitude).row(static_cast<Dim>(i)) += grad_T.cwiseAbs() * other->x_TD->cwiseAbs();
+    }
+    tap.terms += other->num_tokens;
   }
-  set_stored(tap, static_cast<Dim>(group.size()));
+  set_stored(tap, static_cast<Dim>(shards.size()));
   return tap;
 }
 

@@ -4,14 +4,27 @@
 
 namespace moecheck::reference {
 
+namespace {
+
 template <typename Scalar>
-ExpertSum<Scalar>::ExpertSum(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, Dim num_experts)
-    : x_TD_(std::move(x_TD)), dispatch_(dispatch(ids_TK, num_experts)), combine_(std::move(scores_TK), x_TD_.cols()) {}
+Matrix<Scalar> ones_like(const Matrix<Scalar>& scores_TK) {
+  return Matrix<Scalar>::Ones(scores_TK.rows(), scores_TK.cols());
+}
+
+}  // namespace
+
+template <typename Scalar>
+ExpertSum<Scalar>::ExpertSum(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, Dim num_experts,
+                             model::ScorePosition position)
+    : x_TD_(std::move(x_TD)),
+      dispatch_(dispatch(ids_TK, num_experts)),
+      scores_before_TK_(position == model::ScorePosition::kBeforeExperts ? scores_TK : ones_like(scores_TK)),
+      combine_(position == model::ScorePosition::kBeforeExperts ? ones_like(scores_TK) : scores_TK, x_TD_.cols()) {}
 
 template <typename Scalar>
 void ExpertSum<Scalar>::add(Dim expert, const ExpertWeights<Scalar>& weights) {
   const auto rows = dispatch_.rows_of(expert);
-  combine_.add(rows, expert_output(gather_tokens(x_TD_, rows), weights));
+  combine_.add(rows, expert_output(weighted_rows(gather_tokens(x_TD_, rows), rows, scores_before_TK_), weights));
 }
 
 template <typename Scalar>
@@ -29,7 +42,7 @@ LayerOutput<Scalar> MoeLayer<Scalar>::forward(const Matrix<Scalar>& x_TD, const 
 template <typename Scalar>
 LayerOutput<Scalar> MoeLayer<Scalar>::finish(const Matrix<Scalar>& x_TD, LayerOutput<Scalar> routed) const {
   routed.scores_TK = scores_from_logits(routed.logits_TE, routed.ids_TK, spec_);
-  ExpertSum<Scalar> sum(x_TD, routed.ids_TK, routed.scores_TK, spec_.num_experts);
+  ExpertSum<Scalar> sum(x_TD, routed.ids_TK, routed.scores_TK, spec_.num_experts, position_);
   for (Dim e = 0; e < spec_.num_experts; ++e)
     if (sum.needs(e)) sum.add(e, weights_.expert(e));
   routed.y_TD = sum.y_TD();

@@ -11,34 +11,53 @@
 
 namespace moecheck::reference {
 
+// A key that says "not for this rank's experts": the row is padding.
+constexpr Dim kMaskedExpert = -1;
+
+// Rows by key; tokens are global indices within the batch.
+struct KeyedRows {
+  std::vector<RoutedRow> keys;
+  std::vector<std::uint8_t> is_routed;  // keys[i] is a token of the layer group, a slot and an expert
+};
+
 struct ObservedRank {
   Dim rank = 0;
-  Dim num_tokens = 0;  // as the problem has it, not as the subject shows it
+  Dim first_token = 0;  // global index of its first own token
+  Dim num_tokens = 0;   // of its own, as the problem has it, not as the subject shows it
   const trace::RankTrace* trace = nullptr;
 
+  // A row for each own token.
   std::optional<Matrix<double>> x_TD;
   std::optional<Matrix<double>> logits_TE;
   std::optional<IdMatrix> ids_TK;
   std::optional<Matrix<double>> scores_TK;
-  std::optional<std::vector<RoutedRow>> rows_R;
-  std::vector<std::uint8_t> is_routed_R;  // rows_R[i] is within T, K and E
+  // A row for each row that the rank computed.
+  std::optional<KeyedRows> rows_R;
+  std::optional<Matrix<double>> in_RD;
   std::optional<Matrix<double>> gate_up_RG;
   std::optional<Matrix<double>> act_RF;
   std::optional<Matrix<double>> out_RD;
-  std::optional<Matrix<double>> partial_TD;
+  // What it combined: rows that came back to it, if it says so, into a row for each token of slot_tokens_S.
+  std::optional<KeyedRows> combined_N;
+  std::vector<Dim> slot_tokens_S;
+  std::optional<Matrix<double>> partial_SD;
 
   // Gradients, where a backward was recorded.
   std::optional<Matrix<double>> grad_out_RD;
   std::optional<Matrix<double>> grad_act_RF;
   std::optional<Matrix<double>> grad_gate_up_RG;
+  std::optional<Matrix<double>> grad_in_RD;
   std::optional<Matrix<double>> grad_scores_TK;
   std::optional<Matrix<double>> grad_logits_TE;
 
-  // Global indices of the columns that the tap's placement gives this rank; nothing if it fits neither `size` nor `columns`.
-  std::optional<std::vector<Dim>> columns_of(std::string_view tap, Dim size, const model::Mesh& mesh) const;
+  bool owns(Dim token) const { return token >= first_token && token < first_token + num_tokens; }
 };
 
 ObservedRank decode_rank(const model::Problem& problem, Dim rank, const trace::RankTrace& trace);
+
+// Global indices along dim `dim` of a parameter that the rank's `shown` columns of a row tap belong to: those that the layout
+// gives it, or all of them if it computed the whole; nothing if `shown` is neither.
+std::optional<std::vector<Dim>> computed_columns(const model::Problem& problem, Dim rank, std::string_view param, Dim dim, Dim shown);
 
 // All ids of a token are experts.
 bool are_experts(const IdMatrix& ids_TK, Dim token, Dim num_experts);

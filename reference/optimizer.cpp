@@ -23,14 +23,24 @@ SgdState<Scalar> sgd_start(Matrix<Scalar> theta) {
 }
 
 template <typename Scalar>
-SgdState<Scalar> sgd_step(const SgdState<Scalar>& before, const Matrix<Scalar>& gradient, const SgdOptions& options) {
+Matrix<Scalar> sgd_momentum(const SgdState<Scalar>& before, const Matrix<Scalar>& gradient, const SgdOptions& options) {
   require_same_shape(before.theta, gradient);
-  const auto lr = static_cast<Scalar>(options.learning_rate);
   const auto mu = static_cast<Scalar>(options.momentum);
   const auto decay = static_cast<Scalar>(options.weight_decay);
+  return mu * before.momentum + (gradient + decay * before.theta);
+}
+
+template <typename Scalar>
+Matrix<Scalar> sgd_theta(const Matrix<Scalar>& theta, const Matrix<Scalar>& momentum, const SgdOptions& options) {
+  require_same_shape(theta, momentum);
+  return theta - static_cast<Scalar>(options.learning_rate) * momentum;
+}
+
+template <typename Scalar>
+SgdState<Scalar> sgd_step(const SgdState<Scalar>& before, const Matrix<Scalar>& gradient, const SgdOptions& options) {
   SgdState<Scalar> after;
-  after.momentum = mu * before.momentum + (gradient + decay * before.theta);
-  after.theta = before.theta - lr * after.momentum;
+  after.momentum = sgd_momentum(before, gradient, options);
+  after.theta = sgd_theta(before.theta, after.momentum, options);
   return after;
 }
 
@@ -40,28 +50,38 @@ AdamWState<Scalar> adamw_start(Matrix<Scalar> theta) {
   return {std::move(theta), zero, zero, 0};
 }
 
+// Constants of the three parts are formed in double and rounded once.
 template <typename Scalar>
-AdamWState<Scalar> adamw_step(const AdamWState<Scalar>& before, const Matrix<Scalar>& gradient, const AdamWOptions& options) {
-  require_same_shape(before.theta, gradient);
-  const Dim t = before.step + 1;
-  // Constants are formed in double and rounded once.
+Matrix<Scalar> adamw_m(const Matrix<Scalar>& m, const Matrix<Scalar>& gradient, const AdamWOptions& options) {
+  require_same_shape(m, gradient);
+  return static_cast<Scalar>(options.beta1) * m + static_cast<Scalar>(1 - options.beta1) * gradient;
+}
+
+template <typename Scalar>
+Matrix<Scalar> adamw_v(const Matrix<Scalar>& v, const Matrix<Scalar>& gradient, const AdamWOptions& options) {
+  require_same_shape(v, gradient);
+  return static_cast<Scalar>(options.beta2) * v + static_cast<Scalar>(1 - options.beta2) * gradient.cwiseProduct(gradient);
+}
+
+template <typename Scalar>
+Matrix<Scalar> adamw_theta(const AdamWState<Scalar>& before, const AdamWOptions& options) {
+  const auto t = static_cast<double>(before.step);
   const auto lr = static_cast<Scalar>(options.learning_rate);
   const auto eps = static_cast<Scalar>(options.eps);
   const auto keep = static_cast<Scalar>(1 - options.learning_rate * options.weight_decay);
-  const auto b1 = static_cast<Scalar>(options.beta1);
-  const auto b2 = static_cast<Scalar>(options.beta2);
-  const auto take1 = static_cast<Scalar>(1 - options.beta1);
-  const auto take2 = static_cast<Scalar>(1 - options.beta2);
-  const auto correction1 = static_cast<Scalar>(1 - std::pow(options.beta1, static_cast<double>(t)));
-  const auto correction2 = static_cast<Scalar>(1 - std::pow(options.beta2, static_cast<double>(t)));
+  const Matrix<Scalar> m_hat = before.m / static_cast<Scalar>(1 - std::pow(options.beta1, t));
+  const Matrix<Scalar> v_hat = before.v / static_cast<Scalar>(1 - std::pow(options.beta2, t));
+  return keep * before.theta - lr * (m_hat.array() / (v_hat.array().sqrt() + eps)).matrix();
+}
 
+template <typename Scalar>
+AdamWState<Scalar> adamw_step(const AdamWState<Scalar>& before, const Matrix<Scalar>& gradient, const AdamWOptions& options) {
+  require_same_shape(before.theta, gradient);
   AdamWState<Scalar> after;
-  after.step = t;
-  after.m = b1 * before.m + take1 * gradient;
-  after.v = b2 * before.v + take2 * gradient.cwiseProduct(gradient);
-  const Matrix<Scalar> m_hat = after.m / correction1;
-  const Matrix<Scalar> v_hat = after.v / correction2;
-  after.theta = keep * before.theta - lr * (m_hat.array() / (v_hat.array().sqrt() + eps)).matrix();
+  after.step = before.step + 1;
+  after.m = adamw_m(before.m, gradient, options);
+  after.v = adamw_v(before.v, gradient, options);
+  after.theta = adamw_theta<Scalar>({before.theta, after.m, after.v, after.step}, options);
   return after;
 }
 
@@ -94,14 +114,24 @@ Matrix<Scalar> GradientSum<Scalar>::mean(Dim divisor) const {
 }
 
 template SgdState<float> sgd_start(Matrix<float>);
+template Matrix<float> sgd_momentum(const SgdState<float>&, const Matrix<float>&, const SgdOptions&);
+template Matrix<float> sgd_theta(const Matrix<float>&, const Matrix<float>&, const SgdOptions&);
 template SgdState<float> sgd_step(const SgdState<float>&, const Matrix<float>&, const SgdOptions&);
 template AdamWState<float> adamw_start(Matrix<float>);
+template Matrix<float> adamw_m(const Matrix<float>&, const Matrix<float>&, const AdamWOptions&);
+template Matrix<float> adamw_v(const Matrix<float>&, const Matrix<float>&, const AdamWOptions&);
+template Matrix<float> adamw_theta(const AdamWState<float>&, const AdamWOptions&);
 template AdamWState<float> adamw_step(const AdamWState<float>&, const Matrix<float>&, const AdamWOptions&);
 template void GlobalNorm::add(const Matrix<float>&);
 template class GradientSum<float>;
 template SgdState<double> sgd_start(Matrix<double>);
+template Matrix<double> sgd_momentum(const SgdState<double>&, const Matrix<double>&, const SgdOptions&);
+template Matrix<double> sgd_theta(const Matrix<double>&, const Matrix<double>&, const SgdOptions&);
 template SgdState<double> sgd_step(const SgdState<double>&, const Matrix<double>&, const SgdOptions&);
 template AdamWState<double> adamw_start(Matrix<double>);
+template Matrix<double> adamw_m(const Matrix<double>&, const Matrix<double>&, const AdamWOptions&);
+template Matrix<double> adamw_v(const Matrix<double>&, const Matrix<double>&, const AdamWOptions&);
+template Matrix<double> adamw_theta(const AdamWState<double>&, const AdamWOptions&);
 template AdamWState<double> adamw_step(const AdamWState<double>&, const Matrix<double>&, const AdamWOptions&);
 template void GlobalNorm::add(const Matrix<double>&);
 template class GradientSum<double>;

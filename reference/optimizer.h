@@ -28,6 +28,11 @@ SgdState<Scalar> sgd_start(Matrix<Scalar> theta);
 // g' = g + wd theta;  b <- mu b + g';  theta <- theta - lr b.
 // torch.optim.SGD with dampening 0 and without nesterov; b starts at 0, so that the first b is g'. The learning rate is
 // outside of b, unlike in Sutskever et al., "On the importance of initialization and momentum in deep learning", equation 1.
+// The two halves of it, so that a recorded b can be fed in.
+template <typename Scalar>
+Matrix<Scalar> sgd_momentum(const SgdState<Scalar>& before, const Matrix<Scalar>& gradient, const SgdOptions& options);
+template <typename Scalar>
+Matrix<Scalar> sgd_theta(const Matrix<Scalar>& theta, const Matrix<Scalar>& momentum, const SgdOptions& options);
 template <typename Scalar>
 SgdState<Scalar> sgd_step(const SgdState<Scalar>& before, const Matrix<Scalar>& gradient, const SgdOptions& options);
 
@@ -54,6 +59,14 @@ AdamWState<Scalar> adamw_start(Matrix<Scalar> theta);
 //   Kingma & Ba, "Adam", algorithm 1, eps outside of the root.
 // theta <- theta - lr wd theta - lr m^ / (sqrt(v^) + eps): Loshchilov & Hutter, "Decoupled Weight Decay Regularization",
 //   algorithm 2, with the decay scaled by lr as torch.optim.AdamW has it.
+// Its parts, so that recorded moments can be fed in. `before` of adamw_theta is theta before the step with m, v and the number of
+// steps after it.
+template <typename Scalar>
+Matrix<Scalar> adamw_m(const Matrix<Scalar>& m, const Matrix<Scalar>& gradient, const AdamWOptions& options);
+template <typename Scalar>
+Matrix<Scalar> adamw_v(const Matrix<Scalar>& v, const Matrix<Scalar>& gradient, const AdamWOptions& options);
+template <typename Scalar>
+Matrix<Scalar> adamw_theta(const AdamWState<Scalar>& before, const AdamWOptions& options);
 template <typename Scalar>
 AdamWState<Scalar> adamw_step(const AdamWState<Scalar>& before, const Matrix<Scalar>& gradient, const AdamWOptions& options);
 

@@ -45,13 +45,13 @@ const ExpertWeights<Scalar>& GeneratedWeights<Scalar>::expert(Dim expert_id) {
 }
 
 template <typename Scalar>
-Matrix<Scalar> generated_tokens(const inputs::Generator& generator, Dim rank) {
-  return matrix_of<Scalar>(generator.tokens_TD(rank));
+Matrix<Scalar> generated_tokens(const inputs::Generator& generator, Dim rank, Dim batch) {
+  return matrix_of<Scalar>(generator.tokens_TD(rank, batch));
 }
 
 template class GeneratedWeights<float>;
 template class GeneratedWeights<double>;
-template Matrix<float> generated_tokens(const inputs::Generator&, Dim);
-template Matrix<double> generated_tokens(const inputs::Generator&, Dim);
+template Matrix<float> generated_tokens(const inputs::Generator&, Dim, Dim);
+template Matrix<double> generated_tokens(const inputs::Generator&, Dim, Dim);
 
 }  // namespace moecheck::reference

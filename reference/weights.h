@@ -13,6 +13,9 @@ class Weights {
   virtual Matrix<Scalar> router_ED() = 0;
   // Valid until the next call.
   virtual const ExpertWeights<Scalar>& expert(Dim expert_id) = 0;
+  // Whether they are known; if not, they must not be asked for.
+  virtual bool has_router() const { return true; }
+  virtual bool has_expert(Dim) const { return true; }
 };
 
 // The true weights. Holds one expert, whichever was asked for last.
@@ -29,8 +32,8 @@ class GeneratedWeights final : public Weights<Scalar> {
   ExpertWeights<Scalar> weights_;
 };
 
-// The tokens of the data-parallel rank of `rank`.
+// The tokens of the token shard of `rank`.
 template <typename Scalar>
-Matrix<Scalar> generated_tokens(const inputs::Generator& generator, Dim rank);
+Matrix<Scalar> generated_tokens(const inputs::Generator& generator, Dim rank, Dim batch = 0);
 
 }  // namespace moecheck::reference

@@ -32,6 +32,7 @@ std::string finding_html(const Finding& f) {
       fmt::format("<tbody class=\"{}\"><tr><td rowspan=\"2\"><b>{}</b><br><small>{}</small></td><td><code>{}</code>",
                   is_failure(f) ? "bad" : "info", escape_xml_line(f.check), record::class_name(f.cls), escape_xml_line(f.stage));
   if (!f.tensor.empty() && f.tensor != f.stage) html += fmt::format("<br><small>{}</small>", escape_xml_line(f.tensor));
+  if (f.step) html += fmt::format("<br><small>step {}</small>", *f.step);
   html += "</td>" + int_cell(f.rank) + int_cell(f.expert) + int_cell(f.token) + int_cell(f.slot);
   html += number_cell(f.want, &value_text) + number_cell(f.got, &value_text);
   html += number_cell(f.measured, &magnitude_text) + number_cell(f.bound, &magnitude_text);

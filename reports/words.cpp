@@ -99,6 +99,7 @@ std::string place_text(const Finding& f) {
   if (f.slot) parts.push_back(fmt::format("slot {}", *f.slot));
   if (f.expert) parts.push_back(fmt::format("expert {}", *f.expert));
   if (f.rank) parts.push_back(fmt::format("rank {}", *f.rank));
+  if (f.step) parts.push_back(fmt::format("step {}", *f.step));
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 

@@ -24,7 +24,7 @@ std::string seconds_text(double seconds);  // "0.4 s", "3 min 05 s"
 
 bool is_over_bound(double used);  // NaN is
 
-std::string place_text(const record::Finding& finding);    // "token 4, slot 1, expert 5, rank 1"; may be empty
+std::string place_text(const record::Finding& finding);    // "token 4, slot 1, expert 5, rank 1, step 2"; may be empty
 std::string numbers_text(const record::Finding& finding);  // "want 0.4375  got 0  bound 3.9e-3  used 112x"; may be empty
 std::string gist(const record::CaseRecord& one);           // one line: the reason, or the first finding; may be empty
 

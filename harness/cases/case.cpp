@@ -1,6 +1,7 @@
 #include "harness/cases/case.h"
 
 #include <algorithm>
+#include <array>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -18,24 +19,39 @@ using model::Dim;
 // Error::where names the knob.
 Error blame(std::string_view knob, std::string message) { return {ErrorCode::kUsage, std::move(message), std::string(knob)}; }
 
-std::string divisors_text(Dim number) {
-  std::vector<Dim> divisors;
-  for (Dim d = 1; d <= std::min<Dim>(number, 64); ++d)
-    if (number % d == 0) divisors.push_back(d);
-  return fmt::format("{}", fmt::join(divisors, ", "));
-}
-
 base::Status check_sizes(const Case& one) {
   const model::ModelSpec& m = one.problem.model;
-  const model::Mesh& mesh = one.problem.mesh;
   if (m.top_k > m.num_experts)
     return blame("top_k", fmt::format("top_k={} is more than experts={}; use at most {}", m.top_k, m.num_experts, m.num_experts));
-  if (const Dim ep = mesh.size("ep"); m.num_experts % ep != 0)
-    return blame("mesh", fmt::format("mesh ep={} does not divide experts={}; use {}", ep, m.num_experts, divisors_text(m.num_experts)));
-  if (const Dim tp = mesh.size("tp"); m.d_ff % tp != 0 || m.d_model % tp != 0)
-    return blame("mesh", fmt::format("mesh tp={} does not divide d_ff={} and d_model={}; use a common divisor", tp, m.d_ff, m.d_model));
-  if (mesh.has("fsdp") || mesh.has("sp"))
-    return blame("mesh", fmt::format("mesh {}: dimensions fsdp and sp are not offered yet; use dp, ep and tp", mesh.text()));
+  return base::Ok{};
+}
+
+// Whether a subject supports a layout is for the subject to say; these are no layouts at all.
+base::Status check_layout(const Case& one) {
+  const auto& dims = one.problem.token_dims;
+  for (std::size_t i = 0; i < dims.size(); ++i)
+    if (std::ranges::find(dims.begin(), dims.begin() + static_cast<std::ptrdiff_t>(i), dims[i]) != dims.begin() + static_cast<std::ptrdiff_t>(i))
+      return blame("tokens_over", fmt::format("tokens_over names {} twice", dims[i]));
+  for (const std::string_view dim : {"dp", "fsdp"})
+    if (one.problem.mesh.size(dim) > 1 && !one.problem.shards_tokens(dim))
+      return blame("tokens_over", fmt::format("mesh {} has {}, which is data parallelism: tokens_over must name it", one.problem.mesh.text(), dim));
+  if (one.problem.expert_tp == model::ExpertTp::kOne && one.problem.mesh.size("tp") == 1)
+    return blame("expert_tp", fmt::format("expert_tp=one lends tp to expert parallelism, and mesh {} has no tp", one.problem.mesh.text()));
+  return base::Ok{};
+}
+
+constexpr std::array<std::string_view, 4> kPhaseOrder = {"load", "forward", "backward", "step"};
+
+// load, forward, backward, step: any number of them from the first on.
+base::Status check_phases(const Case& one) {
+  for (std::size_t i = 0; i < one.phases.size(); ++i)
+    if (i >= kPhaseOrder.size() || one.phases[i] != kPhaseOrder[i])
+      return blame("phases", fmt::format("phases are {} in this order, each once, from the first on; found {}", fmt::join(kPhaseOrder, ", "),
+                                         fmt::join(one.phases, ", ")));
+  if (one.has_phase("step")) return base::Ok{};
+  if (one.training.steps > 1) return blame("steps", fmt::format("steps={} needs the phase step", one.training.steps));
+  if (one.training.microbatches > 1)
+    return blame("microbatches", fmt::format("microbatches={} needs the phase step", one.training.microbatches));
   return base::Ok{};
 }
 
@@ -48,6 +64,9 @@ base::Status check_values(const Case& one) {
     return blame("d_model", fmt::format("designed routing and values need d_model > experts; d_model={} experts={}", m.d_model, m.num_experts));
   if (exact && (m.top_k & (m.top_k - 1)) != 0)
     return blame("values", fmt::format("values=exact needs top_k=1, 2, 4 or 8, so that the scores are powers of two; top_k={}", m.top_k));
+  // A score of 1/4 leaves a gate pre-activation of 16, where silu(g) is no longer g.
+  if (exact && one.problem.score_position == model::ScorePosition::kBeforeExperts && m.top_k > 2)
+    return blame("values", fmt::format("values=exact with apply_scores=before_experts needs top_k=1 or 2; top_k={}", m.top_k));
   if (exact && one.problem.routing == model::Routing::kTies)
     return blame("routing", "values=exact gives all chosen experts one score already; use another routing");
   if (one.problem.routing == model::Routing::kTies && m.top_k >= m.num_experts)
@@ -73,6 +92,8 @@ void take_family(model::ModelSpec& into, const model::ModelSpec& family, const K
 
 }  // namespace
 
+bool Case::has_phase(std::string_view phase) const { return std::ranges::find(phases, phase) != phases.end(); }
+
 base::Result<Case> make_case(const KnobValues& knobs, const FamilyLoader& load_family) {
   for (const auto& [name, text] : knobs)
     if (find_field(name) == nullptr) return blame(name, fmt::format("unknown knob '{}'{}", name, base::suggestion(name, field_names())));
@@ -91,7 +112,8 @@ base::Result<Case> make_case(const KnobValues& knobs, const FamilyLoader& load_f
   if (!family) return Error{family.error().code, family.error().text(), "model"};
   take_family(one.problem.model, *family, knobs);
   if (auto sizes = check_sizes(one); !sizes) return sizes.error();
-  if (auto values = check_values(one); !values) return values.error();
+  for (const auto check : {check_layout, check_phases, check_values})
+    if (auto checked = check(one); !checked) return checked.error();
   return one;
 }
 

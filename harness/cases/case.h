@@ -13,12 +13,32 @@
 
 namespace moecheck::cases {
 
+enum class OptimizerKind { kSgd, kAdamW };
+
+// What the phase `step` does. Formulas: reference/optimizer.h.
+struct Training {
+  model::Dim steps = 1;
+  model::Dim microbatches = 1;     // their gradients are summed, not averaged
+  OptimizerKind optimizer = OptimizerKind::kSgd;
+  double learning_rate = 0;
+  double momentum = 0;             // of sgd
+  double weight_decay = 0;
+  double clip_norm = 0;            // 0: no clipping
+
+  // Not knobs: the usual ones.
+  static constexpr double kBeta1 = 0.9;
+  static constexpr double kBeta2 = 0.999;
+  static constexpr double kEps = 1e-8;
+};
+
 struct Case {
   model::Problem problem;
+  Training training;
+  bool is_recomputed = false;
   std::string impl;
   std::string experts_backend;
   std::string device;                // "cpu", "cuda"
-  std::vector<std::string> phases;   // "load", "forward"
+  std::vector<std::string> phases;   // "load", "forward", "backward", "step"
   std::vector<std::string> checks;   // {"all"}, or names
   std::string fault;                 // name of an injected bug; empty for none
 
@@ -28,6 +48,11 @@ struct Case {
   std::string xfail_reason;          // not empty: expected to fail
 
   model::Dim world_size() const { return problem.mesh.world_size(); }
+  bool has_phase(std::string_view phase) const;
+  // Forwards (and backwards) of the case: batch b is microbatch b % microbatches of step b / microbatches.
+  model::Dim num_batches() const { return has_phase("step") ? training.steps * training.microbatches : 1; }
+  model::Dim step_of(model::Dim batch) const { return batch / training.microbatches; }   // from 0
+  bool ends_step(model::Dim batch) const { return has_phase("step") && (batch + 1) % training.microbatches == 0; }
 };
 
 // Knob name -> canonical text; what a scenario, --set and a case id are made of. Names are those of fields().

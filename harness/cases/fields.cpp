@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <limits>
 
 #include <fmt/format.h>
@@ -45,6 +46,19 @@ std::vector<Dim> ints_of(std::string_view text) {
   return numbers;
 }
 
+// from_chars and the shortest text that reads back: no locale, the same on every machine.
+base::Result<double> parse_real(std::string_view text) {
+  double value = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (code != std::errc{} || end != text.data() + text.size() || text.empty() || !std::isfinite(value))
+    return usage(fmt::format("expected a number, found '{}'", text));
+  return value;
+}
+
+double real_of(std::string_view text) { return parse_real(text).value(); }
+
+std::string real_text(double value) { return fmt::format("{}", value); }
+
 template <typename Enum>
 struct Named {
   Enum value;
@@ -59,6 +73,13 @@ constexpr std::array kRoutings = {
     Named{model::Routing::kIdleExpert, "idle_expert"}, Named{model::Routing::kIdleRank, "idle_rank"},
     Named{model::Routing::kKRanks, "k_ranks"},       Named{model::Routing::kOneRank, "one_rank"},
     Named{model::Routing::kTies, "ties"},            Named{model::Routing::kZipf, "zipf"}};
+
+constexpr std::array kExpertTps = {Named{model::ExpertTp::kTp, "tp"}, Named{model::ExpertTp::kOne, "one"}};
+
+constexpr std::array kScorePositions = {Named{model::ScorePosition::kAfterExperts, "after_experts"},
+                                        Named{model::ScorePosition::kBeforeExperts, "before_experts"}};
+
+constexpr std::array kOptimizers = {Named{OptimizerKind::kSgd, "sgd"}, Named{OptimizerKind::kAdamW, "adamw"}};
 
 constexpr std::array kSoftmaxOrders = {Named{model::SoftmaxOrder::kBeforeTopk, "before_topk"},
                                        Named{model::SoftmaxOrder::kAfterTopk, "after_topk"}};
@@ -89,15 +110,17 @@ std::vector<std::string_view> names_of(const Table& table) {
 constexpr std::int64_t kMaxDim = 1 << 20;
 constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max();
 
-std::vector<Field> make_fields() {
+void append(std::vector<Field>& table, const std::vector<Field>& rows) { table.insert(table.end(), rows.begin(), rows.end()); }
+
+std::vector<Field> subject_fields() {
   using F = FieldType;
   return {
-      {"impl", "", "impl", F::kName, "", {}, 0, 0, true, "implementation of the subject: ep_allreduce, tp_sharded, or one of its own",
+      {"impl", "", "impl", F::kName, "", {}, 0, 0, true, "implementation of the subject: ep_allreduce, ep_alltoall, ep_fsdp, ep_tp, tp_sharded, data_parallel, or one of its own",
        [](const Case& c) { return c.impl; }, [](Case& c, std::string_view t) -> Status { c.impl = t; return Ok{}; }},
       {"model", "", "model", F::kName, "", {}, 0, 0, true, "model family: a file in scenarios/models",
        [](const Case& c) { return c.problem.model.family; },
        [](Case& c, std::string_view t) -> Status { c.problem.model.family = t; return Ok{}; }},
-      {"mesh", "", "mesh", F::kMesh, "none", {}, 0, 0, true, "ranks and their dimensions, first outermost: ep=2 or dp=2,ep=2; none for one rank",
+      {"mesh", "", "mesh", F::kMesh, "none", {}, 0, 0, true, "ranks and their dimensions (dp, fsdp, ep, tp), first outermost: ep=2 or dp=2,ep=2; none for one rank",
        [](const Case& c) { return c.problem.mesh.text(); },
        [](Case& c, std::string_view t) -> Status { c.problem.mesh = model::Mesh::parse(t).value(); return Ok{}; }},
       {"dtype", "", "dtype", F::kChoice, "fp32", {"fp32", "bf16"}, 0, 0, true, "element type of weights and activations",
@@ -107,9 +130,27 @@ std::vector<Field> make_fields() {
        [](const Case& c) { return c.experts_backend; }, [](Case& c, std::string_view t) -> Status { c.experts_backend = t; return Ok{}; }},
       {"device", "", "device", F::kChoice, "cpu", {"cpu", "cuda"}, 0, 0, false, "where a rank's tensors live: cpu (Gloo) or cuda (NCCL)",
        [](const Case& c) { return c.device; }, [](Case& c, std::string_view t) -> Status { c.device = t; return Ok{}; }},
-      {"tokens", "tokens", "per_rank", F::kIntList, "7", {}, 0, kMaxDim, false, "tokens of each data-parallel rank, 0 allowed; cycled over dp",
+      {"expert_tp", "", "expert_tp", F::kChoice, "tp", names_of(kExpertTps), 0, 0, false, "what tp does to experts: tp cuts each of them; one (expert TP of 1) lends tp to expert parallelism",
+       [](const Case& c) { return name_of(kExpertTps, c.problem.expert_tp); },
+       [](Case& c, std::string_view t) -> Status { c.problem.expert_tp = value_of(kExpertTps, t); return Ok{}; }},
+      {"apply_scores", "", "apply_scores", F::kChoice, "after_experts", names_of(kScorePositions), 0, 0, false, "where the routing weight meets the expert: on its output or on its input",
+       [](const Case& c) { return name_of(kScorePositions, c.problem.score_position); },
+       [](Case& c, std::string_view t) -> Status { c.problem.score_position = value_of(kScorePositions, t); return Ok{}; }},
+      {"recompute", "", "recompute", F::kBool, "false", {}, 0, 0, false, "compute the experts' forward again in the backward (activation checkpointing)",
+       [](const Case& c) { return std::string(c.is_recomputed ? "true" : "false"); },
+       [](Case& c, std::string_view t) -> Status { c.is_recomputed = t == "true"; return Ok{}; }},
+  };
+}
+
+std::vector<Field> problem_fields() {
+  using F = FieldType;
+  return {
+      {"tokens", "tokens", "per_rank", F::kIntList, "7", {}, 0, kMaxDim, false, "tokens of each token shard, 0 allowed; cycled over the shards",
        [](const Case& c) { return fmt::format("{}", fmt::join(c.problem.tokens_per_rank, ",")); },
        [](Case& c, std::string_view t) -> Status { c.problem.tokens_per_rank = ints_of(t); return Ok{}; }},
+      {"tokens_over", "tokens", "over", F::kNameList, "dp,fsdp", {"dp", "fsdp", "ep", "tp"}, 0, 0, false, "mesh dimensions that the tokens are sharded over, first outermost; ep is expert parallelism with all-to-all, tp is sequence parallelism",
+       [](const Case& c) { return c.problem.token_dims_text(); },
+       [](Case& c, std::string_view t) -> Status { c.problem.token_dims = split(t, ','); return Ok{}; }},
       {"routing", "tokens", "routing", F::kChoice, "natural", names_of(kRoutings), 0, 0, false, "which experts the tokens choose",
        [](const Case& c) { return name_of(kRoutings, c.problem.routing); },
        [](Case& c, std::string_view t) -> Status { c.problem.routing = value_of(kRoutings, t); return Ok{}; }},
@@ -134,10 +175,43 @@ std::vector<Field> make_fields() {
       {"renormalise", "override", "renormalise", F::kBool, "", {}, 0, 0, false, "divide the K scores by their sum",
        [](const Case& c) { return std::string(c.problem.model.renormalise ? "true" : "false"); },
        [](Case& c, std::string_view t) -> Status { c.problem.model.renormalise = t == "true"; return Ok{}; }},
+  };
+}
+
+std::vector<Field> training_fields() {
+  using F = FieldType;
+  return {
+      {"steps", "train", "steps", F::kInt, "1", {}, 1, 1000, false, "training steps: forward, backward and step, again and again",
+       [](const Case& c) { return std::to_string(c.training.steps); },
+       [](Case& c, std::string_view t) -> Status { c.training.steps = int_of(t); return Ok{}; }},
+      {"microbatches", "train", "microbatches", F::kInt, "1", {}, 1, 64, false, "forwards and backwards whose gradients are added up before a step",
+       [](const Case& c) { return std::to_string(c.training.microbatches); },
+       [](Case& c, std::string_view t) -> Status { c.training.microbatches = int_of(t); return Ok{}; }},
+      {"optimizer", "train", "optimizer", F::kChoice, "sgd", names_of(kOptimizers), 0, 0, false, "sgd (with momentum) or adamw, both on fp32 master weights",
+       [](const Case& c) { return name_of(kOptimizers, c.training.optimizer); },
+       [](Case& c, std::string_view t) -> Status { c.training.optimizer = value_of(kOptimizers, t); return Ok{}; }},
+      {"lr", "train", "lr", F::kReal, "0.015625", {}, 0, 1000, false, "learning rate",
+       [](const Case& c) { return real_text(c.training.learning_rate); },
+       [](Case& c, std::string_view t) -> Status { c.training.learning_rate = real_of(t); return Ok{}; }},
+      {"momentum", "train", "momentum", F::kReal, "0.5", {}, 0, 1, false, "momentum of sgd",
+       [](const Case& c) { return real_text(c.training.momentum); },
+       [](Case& c, std::string_view t) -> Status { c.training.momentum = real_of(t); return Ok{}; }},
+      {"weight_decay", "train", "weight_decay", F::kReal, "0.0625", {}, 0, 1000, false, "weight decay; decoupled in adamw",
+       [](const Case& c) { return real_text(c.training.weight_decay); },
+       [](Case& c, std::string_view t) -> Status { c.training.weight_decay = real_of(t); return Ok{}; }},
+      {"clip_norm", "train", "clip_norm", F::kReal, "0", {}, 0, kMaxDim, false, "largest global norm of the gradients; 0 for no clipping",
+       [](const Case& c) { return real_text(c.training.clip_norm); },
+       [](Case& c, std::string_view t) -> Status { c.training.clip_norm = real_of(t); return Ok{}; }},
+  };
+}
+
+std::vector<Field> run_fields() {
+  using F = FieldType;
+  return {
       {"seed", "", "seed", F::kInt, "1", {}, 0, kMaxSeed, false, "seed of every generated byte",
        [](const Case& c) { return std::to_string(c.problem.seed); },
        [](Case& c, std::string_view t) -> Status { c.problem.seed = static_cast<std::uint64_t>(int_of(t)); return Ok{}; }},
-      {"phases", "", "phases", F::kNameList, "load,forward", {"load", "forward", "backward"}, 0, 0, false, "what the subject is asked to do, in order",
+      {"phases", "", "phases", F::kNameList, "load,forward", {"load", "forward", "backward", "step"}, 0, 0, false, "what the subject is asked to do, in order; with step, from forward on once a step",
        [](const Case& c) { return fmt::format("{}", fmt::join(c.phases, ",")); },
        [](Case& c, std::string_view t) -> Status { c.phases = split(t, ','); return Ok{}; }},
       {"checks", "", "checks", F::kNameList, "all", {}, 0, 0, false, "checks to judge by; all means each that applies",
@@ -149,12 +223,28 @@ std::vector<Field> make_fields() {
   };
 }
 
+std::vector<Field> make_fields() {
+  std::vector<Field> table = subject_fields();
+  append(table, problem_fields());
+  append(table, training_fields());
+  append(table, run_fields());
+  return table;
+}
+
 base::Result<std::string> canonical_int(const Field& field, std::string_view text) {
   auto value = parse_int(text);
   if (!value) return value.error();
   if (*value < field.min || *value > field.max)
     return usage(fmt::format("expected a number from {} to {}, found {}", field.min, field.max, *value));
   return std::to_string(*value);
+}
+
+base::Result<std::string> canonical_real(const Field& field, std::string_view text) {
+  auto value = parse_real(text);
+  if (!value) return value.error();
+  if (*value < static_cast<double>(field.min) || *value > static_cast<double>(field.max))
+    return usage(fmt::format("expected a number from {} to {}, found {}", field.min, field.max, *value));
+  return real_text(*value);
 }
 
 bool is_name(std::string_view text) {
@@ -202,6 +292,7 @@ std::vector<std::string> field_names() {
 base::Result<std::string> canonical_text(const Field& field, std::string_view text) {
   switch (field.type) {
     case FieldType::kInt: return canonical_int(field, text);
+    case FieldType::kReal: return canonical_real(field, text);
     case FieldType::kIntList:
     case FieldType::kNameList: return canonical_list(field, text);
     case FieldType::kName:

@@ -11,16 +11,16 @@
 
 namespace moecheck::cases {
 
-enum class FieldType { kName, kChoice, kInt, kBool, kIntList, kNameList, kMesh };
+enum class FieldType { kName, kChoice, kInt, kReal, kBool, kIntList, kNameList, kMesh };
 
 struct Field {
   std::string_view name;
-  std::string_view yaml_place;     // "" top level, "override", "tokens"
+  std::string_view yaml_place;     // "" top level, "override", "tokens", "train"
   std::string_view yaml_key;       // key at that place
   FieldType type;
   std::string_view default_text;   // empty: the family's value (override), or required
   std::vector<std::string_view> choices;
-  std::int64_t min;
+  std::int64_t min;                // of numbers; a real number has the same limits
   std::int64_t max;
   bool always_in_id;
   std::string_view doc;

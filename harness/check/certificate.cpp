@@ -5,6 +5,8 @@
 #include <limits>
 #include <numeric>
 
+#include "harness/tolerance/bounds.h"
+
 namespace moecheck::check {
 
 Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen) {
@@ -28,6 +30,12 @@ Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen) {
   result.is_tied = result.better >= 0 && result.chosen >= 0 &&
                     logits.value[static_cast<std::size_t>(result.chosen)] == logits.value[static_cast<std::size_t>(result.better)];
   return result;
+}
+
+TokenLogits as_softmax_sees(TokenLogits logits) {
+  const double floor = std::ranges::max(logits.value) - tolerance::softmax_flush_distance();
+  for (double& value : logits.value) value = value < floor ? floor : value;   // NaN stays
+  return logits;
 }
 
 std::vector<Dim> chosen_of(const base::HostTensor& ids_TK, Dim token) {

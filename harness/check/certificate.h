@@ -28,6 +28,9 @@ struct Certificate {
 // and only if no other expert beats a chosen one. Requires: `chosen` are different experts of 0..E-1.
 Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen);
 
+// Logits as far as their softmax in fp32 can tell them apart.
+TokenLogits as_softmax_sees(TokenLogits logits);
+
 // The experts of one token, sorted by id. Requires: integers (T, K).
 std::vector<Dim> chosen_of(const base::HostTensor& ids_TK, Dim token);
 

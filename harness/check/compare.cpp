@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "harness/tolerance/bounds.h"
+#include "harness/trace/tap_points.h"
 
 namespace moecheck::check {
 namespace {
@@ -18,6 +19,17 @@ bool has_row(const trace::ExpectedTap& expected, std::int64_t row) {
 bool is_worse(double used, double than) { return std::isnan(used) ? !std::isnan(than) : used > than; }
 
 }  // namespace
+
+base::DType store_of(const cases::Case& one, std::string_view tap) {
+  const trace::TapPoint* point = trace::find_tap(tap);
+  MOECHECK_REQUIRE(point != nullptr, std::string(tap));
+  switch (point->element) {
+    case trace::ElementKind::kFp32: return base::DType::kF32;
+    case trace::ElementKind::kInteger: return base::DType::kI64;
+    case trace::ElementKind::kStore: break;
+  }
+  return one.problem.dtype;
+}
 
 double element_bound(const trace::ExpectedTap& expected, std::int64_t i, const CompareRule& rule) {
   const auto stage = tolerance::stage_of_tap(rule.tap);
@@ -84,10 +96,12 @@ Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& ex
   return result;
 }
 
-bool same_element_bits(const base::HostTensor& a, const base::HostTensor& b, std::int64_t i) {
+bool same_element_bits(const base::HostTensor& a, std::int64_t at_a, const base::HostTensor& b, std::int64_t at_b) {
+  if (a.dtype() != b.dtype()) return false;
   const std::size_t size = base::itemsize(a.dtype());
-  const std::size_t at = static_cast<std::size_t>(i) * size;
-  return a.dtype() == b.dtype() && std::memcmp(a.bytes().data() + at, b.bytes().data() + at, size) == 0;
+  const std::byte* in_a = a.bytes().data() + static_cast<std::size_t>(at_a) * size;
+  const std::byte* in_b = b.bytes().data() + static_cast<std::size_t>(at_b) * size;
+  return std::memcmp(in_a, in_b, size) == 0;
 }
 
 }  // namespace moecheck::check

@@ -4,9 +4,13 @@
 #include <string_view>
 
 #include "harness/base/host_tensor.h"
+#include "harness/cases/case.h"
 #include "harness/trace/expected.h"
 
 namespace moecheck::check {
+
+// Dtype that a tap is declared to have: the case's, fp32 or int64. Requires: the table has the tap.
+base::DType store_of(const cases::Case& one, std::string_view tap);
 
 struct CompareRule {
   std::string_view tap;        // names the stage, and so the bound
@@ -42,7 +46,7 @@ double element_bound(const trace::ExpectedTap& expected, std::int64_t flat_index
 // The largest power of two that all values of a tap are multiples of; 0 if all are zero.
 double unit_of(const trace::ExpectedTap& expected);
 
-// Dtype and bits of element `i` agree. Requires: both tensors have it.
-bool same_element_bits(const base::HostTensor& a, const base::HostTensor& b, std::int64_t i);
+// Dtype and bits of element `at_a` of one and `at_b` of the other agree. Requires: they have them.
+bool same_element_bits(const base::HostTensor& a, std::int64_t at_a, const base::HostTensor& b, std::int64_t at_b);
 
 }  // namespace moecheck::check

@@ -31,6 +31,15 @@ RowHashes::Place best_place(const std::vector<RowHashes::Place>& places, const s
   return places.front();
 }
 
+// "as tp rank 1 slices it": what tells the two ranks apart.
+std::string slicing_text(const model::Mesh& mesh, Dim rank, Dim as_rank) {
+  std::string who;
+  for (const std::string_view dim : {"tp", "fsdp"})
+    if (mesh.coordinate(as_rank, dim) != mesh.coordinate(rank, dim))
+      who += fmt::format("{}{} rank {}", who.empty() ? "" : ", ", dim, mesh.coordinate(as_rank, dim));
+  return fmt::format("as {} slices it", who);
+}
+
 }  // namespace
 
 RowHashes::RowHashes(WeightRows& rows, Columns columns) : num_rows_(rows.num_rows()) {
@@ -49,8 +58,8 @@ const std::vector<RowHashes::Place>& RowHashes::places(std::uint64_t hash) const
 }
 
 ExpertPart part_of_rank(const model::Problem& problem, std::string_view tap, Dim rank) {
-  const auto columns = declared_indices(problem, tap, rank, 2);
-  return {declared_indices(problem, tap, rank, 1), {columns.front(), static_cast<Dim>(columns.size())}};
+  const auto columns = trace::declared_indices(problem, tap, rank, 2);
+  return {trace::declared_indices(problem, tap, rank, 1), {columns.front(), static_cast<Dim>(columns.size())}};
 }
 
 HeldWeights::HeldWeights(const inputs::Generator& generator, std::string_view tap)
@@ -69,8 +78,8 @@ Held HeldWeights::identify(Dim rank, Dim expert, const std::vector<std::span<con
     local.push_back(hash_of(row));
     is_zero = is_zero && std::ranges::all_of(row, [](std::byte b) { return b == std::byte{0}; });
   }
-  // The rank's own slice of another expert first, then what the other tensor-parallel ranks should hold.
-  std::vector<Dim> as_ranks = problem_.mesh.group(rank, "tp");
+  // The rank's own slice of another expert first, then what the other ranks that cut the experts should hold.
+  std::vector<Dim> as_ranks = problem_.mesh.group(rank, "tp,fsdp");
   std::ranges::stable_partition(as_ranks, [&](Dim other) { return other == rank; });
   for (const Dim as_rank : as_ranks) {
     const ExpertPart part = part_of_rank(problem_, tap_, as_rank);
@@ -80,7 +89,7 @@ Held HeldWeights::identify(Dim rank, Dim expert, const std::vector<std::span<con
       for (std::size_t i = 0; same && i < local.size(); ++i) same = known.at(e, part.rows[i]) == local[i];
       if (!same) continue;
       if (as_rank == rank) return {e, ""};
-      return {e, fmt::format("as tp rank {} slices it", problem_.mesh.coordinate(as_rank, "tp"))};
+      return {e, slicing_text(problem_.mesh, rank, as_rank)};
     }
   }
   return identify_rows(part_of_rank(problem_, tap_, rank), expert, local, is_zero);

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "harness/base/host_tensor.h"
-#include "harness/check/layout.h"
+#include "harness/trace/layout.h"
 #include "harness/check/weight_rows.h"
 
 namespace moecheck::check {

@@ -5,7 +5,7 @@
 
 #include <fmt/format.h>
 
-#include "harness/check/join.h"
+#include "harness/check/place.h"
 #include "harness/tolerance/bounds.h"
 
 namespace moecheck::check {
@@ -58,38 +58,62 @@ std::string summand_clause(const Row& residual, const Row& summand, std::string_
   return "";
 }
 
-// Nullptr unless the tensor is as declared: what a subject wrote may be anything.
-const base::HostTensor* tensor_of(const CheckInput& input, Dim rank, std::string_view tap) {
-  const trace::RankTrace* seen = rank_trace(input, rank);
-  const base::HostTensor* tensor = seen == nullptr ? nullptr : seen->tensor(tap);
-  if (tensor == nullptr) return nullptr;
-  return misfit(input.one.problem, tap, rank, rows_of_rank(input, rank), *tensor).empty() ? tensor : nullptr;
+// A row that an expert made.
+struct ExpertRow {
+  RowKey key;
+  Row out;
+};
+
+// Rows of a token that a rank may have summed: those that it computed, or with all-to-all those of its whole layer group.
+std::vector<ExpertRow> expert_rows(const CheckInput& input, Dim rank, Dim token) {
+  std::vector<ExpertRow> found;
+  for (const Dim member : is_all_to_all(input) ? input.one.problem.layer_group(rank) : std::vector<Dim>{rank}) {
+    const auto* rows_R3 = fitting_tensor(input, member, "dispatch/rows_R3");
+    const auto* out_RD = fitting_tensor(input, member, "experts/out_RD");
+    if (rows_R3 == nullptr || out_RD == nullptr || rows_R3->dim(0) != out_RD->dim(0)) continue;
+    for (Dim row = 0; row < rows_R3->dim(0); ++row)
+      if (const RowKey key = row_key(*rows_R3, row); key.token == token && !is_padding(key)) found.push_back({key, row_of(*out_RD, row)});
+  }
+  return found;
+}
+
+// The token that a row of a tap of tokens is about; -1 if the rank does not say.
+Dim token_of(const CheckInput& input, const Deviation& d) {
+  record::Finding finding;
+  finding.rank = d.rank;
+  set_place(input, d.tap, d.row, finding);
+  return finding.token.value_or(-1);
 }
 
 std::string combine_clause(const CheckInput& input, const Deviation& d, const Row& residual) {
-  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3");
-  const auto* out_RD = tensor_of(input, d.rank, "experts/out_RD");
-  const auto* scores_TK = tensor_of(input, d.rank, "dispatch/scores_TK");
-  if (rows_R3 == nullptr || out_RD == nullptr || scores_TK == nullptr || rows_R3->dim(0) != out_RD->dim(0)) return "";
-  for (Dim row = 0; row < rows_R3->dim(0); ++row) {
-    const RowKey key = row_key(*rows_R3, row);
-    if (key.token != d.row || key.slot < 0 || key.slot >= scores_TK->dim(1)) continue;
-    const Row out = row_of(*out_RD, row);
-    const double score = scores_TK->at(d.row * scores_TK->dim(1) + key.slot);
-    const std::string name = fmt::format("the contribution of expert {}, slot {},", key.expert, key.slot);
-    if (auto clause = summand_clause(residual, scaled(score, out), name); !clause.empty()) return clause;
-    if (explains(difference(residual, scaled(1 - score, out)), Row(residual.size(), 0.0), residual))
+  const Dim token = token_of(input, d);
+  const GroupRouting routing(input, d.rank);
+  if (!routing.is_known(token)) return "";
+  const TokenRow owner = routing.tokens().at(token);
+  const auto* scores_TK = fitting_tensor(input, owner.rank, "router/scores_TK");
+  if (scores_TK == nullptr) return "";
+  const bool is_weighted_here = input.one.problem.score_position == model::ScorePosition::kAfterExperts;
+  for (const ExpertRow& row : expert_rows(input, d.rank, token)) {
+    if (row.key.slot < 0 || row.key.slot >= scores_TK->dim(1)) continue;
+    const double score = is_weighted_here ? scores_TK->at(owner.row * scores_TK->dim(1) + row.key.slot) : 1;
+    const std::string name = fmt::format("the contribution of expert {}, slot {},", row.key.expert, row.key.slot);
+    if (auto clause = summand_clause(residual, scaled(score, row.out), name); !clause.empty()) return clause;
+    if (explains(difference(residual, scaled(1 - score, row.out)), Row(residual.size(), 0.0), residual))
       return name + " is not weighted by its score";
   }
   return "";
 }
 
 std::string output_clause(const CheckInput& input, const Deviation& d, const Row& residual) {
-  for (const Dim rank : token_group(input.one.problem.mesh, d.rank)) {
-    const auto* partial_TD = tensor_of(input, rank, "combine/partial_TD");
-    if (partial_TD == nullptr || partial_TD->shape() != d.got.shape()) continue;
+  const Dim token = token_of(input, d);
+  for (const Dim rank : input.one.problem.layer_group(d.rank)) {
+    const auto* partial_TD = fitting_tensor(input, rank, "combine/partial_TD");
+    if (partial_TD == nullptr) continue;
+    const auto tokens = trace::slot_tokens(input.one.problem, *rank_trace(input, rank));
+    const Dim row = std::ranges::find(tokens, token) - tokens.begin();
+    if (row >= partial_TD->dim(0) || row >= static_cast<Dim>(tokens.size())) continue;
     const std::string name = fmt::format("the partial result of rank {}", rank);
-    if (auto clause = summand_clause(residual, row_of(*partial_TD, d.row), name); !clause.empty()) return clause;
+    if (auto clause = summand_clause(residual, row_of(*partial_TD, row), name); !clause.empty()) return clause;
   }
   return "";
 }
@@ -103,7 +127,7 @@ std::string halves_clause(const Row& want, const Row& got) {
 
 // act: silu was taken of up instead of gate.
 std::string activation_clause(const CheckInput& input, const Deviation& d, const Row& want, const Row& got) {
-  const auto* gate_up_RG = tensor_of(input, d.rank, "experts/gate_up_RG");
+  const auto* gate_up_RG = fitting_tensor(input, d.rank, "experts/gate_up_RG");
   if (gate_up_RG == nullptr || d.row >= gate_up_RG->dim(0)) return "";
   if (static_cast<std::size_t>(gate_up_RG->dim(1)) != 2 * want.size()) return "";
   const Row gate_up = row_of(*gate_up_RG, d.row);
@@ -116,12 +140,12 @@ std::string activation_clause(const CheckInput& input, const Deviation& d, const
 }
 
 std::string row_name(const CheckInput& input, const Deviation& d, Dim row) {
-  const auto* rows_R3 = tensor_of(input, d.rank, "dispatch/rows_R3");
-  if (d.tap.starts_with("experts/") && rows_R3 != nullptr && row < rows_R3->dim(0)) {
-    const RowKey key = row_key(*rows_R3, row);
-    return fmt::format("token {}, slot {}, expert {}", input.one.problem.first_token(d.rank) + key.token, key.slot, key.expert);
-  }
-  return fmt::format("token {}", input.one.problem.first_token(d.rank) + row);
+  record::Finding finding;
+  finding.rank = d.rank;
+  set_place(input, d.tap, row, finding);
+  if (!finding.token) return fmt::format("row {}", row);
+  if (!finding.slot) return fmt::format("token {}", *finding.token);
+  return fmt::format("token {}, slot {}, expert {}", *finding.token, *finding.slot, finding.expert.value_or(-1));
 }
 
 // The values belong to another row.
@@ -148,17 +172,18 @@ std::string ratio_clause(const Row& want, const Row& got, const model::Problem& 
   if (norm(want) == 0) return "";
   if (norm(got) == 0) return "contribution missing: all of the row is 0";
   const auto k = static_cast<double>(problem.model.top_k);
-  const auto ep = static_cast<double>(problem.mesh.size("ep"));
-  const auto tp = static_cast<double>(problem.mesh.size("tp"));
   struct Ratio {
     double factor;
-    std::string_view name;
+    std::string name;
   };
-  const Ratio ratios[] = {{-1, "sign flipped"},      {2, "2 times"},     {0.5, "1/2 of"},   {k, "top_k times"}, {1 / k, "1/top_k of"},
-                          {ep, "ep times"}, {1 / ep, "1/ep of"}, {tp, "tp times"}, {1 / tp, "1/tp of"}};
+  std::vector<Ratio> ratios = {{-1, "sign flipped"}, {2, "2 times"}, {0.5, "1/2 of"}, {k, "top_k times"}, {1 / k, "1/top_k of"}};
+  for (const model::MeshDim& dim : problem.mesh.dims()) {
+    ratios.push_back({static_cast<double>(dim.size), dim.name + " times"});
+    ratios.push_back({1 / static_cast<double>(dim.size), fmt::format("1/{} of", dim.name)});
+  }
   for (const Ratio& ratio : ratios) {
     if (ratio.factor == 1 || !explains(scaled(ratio.factor, want), got, want)) continue;
-    return ratio.factor < 0 ? std::string(ratio.name) : fmt::format("{} the expected value", ratio.name);
+    return ratio.factor < 0 ? ratio.name : fmt::format("{} the expected value", ratio.name);
   }
   return "";
 }

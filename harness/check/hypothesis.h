@@ -20,7 +20,7 @@ struct Deviation {
 // One clause without a full stop; empty if nothing in the dictionary fits.
 std::string hypothesis_for(const CheckInput& input, const Deviation& deviation);
 
-// Names got = c * want for c in {0, -1, 2, 1/2, k, 1/k, ep, 1/ep, tp, 1/tp}, if one c fits the whole row.
+// Names got = c * want for c in {0, -1, 2, 1/2, k, 1/k} or n, 1/n of a mesh dimension, if one c fits the whole row.
 std::string ratio_clause(const std::vector<double>& want, const std::vector<double>& got, const model::Problem& problem);
 
 }  // namespace moecheck::check

@@ -12,13 +12,13 @@
 namespace moecheck::check {
 
 struct RowKey {
-  model::Dim token = 0;   // local to the rank
+  model::Dim token = 0;   // global
   model::Dim slot = 0;
   model::Dim expert = 0;  // global
   auto operator<=>(const RowKey&) const = default;
 };
 
-// Key of row `row` of dispatch/rows_R3. Requires: an integer tensor (R, 3).
+// Key of row `row` of dispatch/rows_R3 or combine/rows_N3. Requires: an integer tensor (R, 3).
 RowKey row_key(const base::HostTensor& rows_R3, model::Dim row);
 // A row that was computed to fill a tile or a fixed count, and belongs to no token.
 inline bool is_padding(const RowKey& key) { return key.expert == -1; }

@@ -1,13 +1,14 @@
 #include "harness/check/judge.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
 #include <set>
 #include <tuple>
 
 #include <fmt/format.h>
 
 #include "harness/base/nearest_name.h"
-#include "harness/check/layout.h"
 #include "harness/trace/tap_points.h"
 
 namespace moecheck::check {
@@ -40,12 +41,65 @@ std::size_t stage_position(const std::string& stage) {
   return index < num_taps ? 2 * index : 2 * num_taps;
 }
 
-auto place_of(const Finding& finding) { return std::tuple(stage_position(finding.stage), finding.rank.value_or(-1)); }
+// Failures first; among them batch by batch, since what went wrong before spoils what follows.
+struct Placed {
+  Finding finding;
+  Dim batch = 0;
 
-// A tap that one rank lacks is a finding of every check that needs it: one is enough. The checks keep their states.
-void drop_repeated(std::vector<Finding>& findings) {
+  auto order() const { return std::tuple(!record::is_failure(finding), batch, stage_position(finding.stage), finding.rank.value_or(-1)); }
+};
+
+// A tap that one rank lacks is a finding of every check that needs it, and of every batch: one is enough, the earliest. The checks
+// keep their states.
+void drop_repeated(std::vector<Placed>& placed) {
   std::set<std::tuple<std::string, std::int64_t, std::string>> seen;
-  std::erase_if(findings, [&](const Finding& f) { return !seen.insert({f.stage, f.rank.value_or(-1), f.message}).second; });
+  std::erase_if(placed, [&](const Placed& p) {
+    return !seen.insert({p.finding.stage, p.finding.rank.value_or(-1), p.finding.message}).second;
+  });
+}
+
+void name_step(const cases::Case& one, Placed& placed) {
+  if (!one.has_phase("step")) return;
+  placed.finding.step = one.step_of(placed.batch) + 1;
+  if (one.training.microbatches > 1)
+    placed.finding.message += fmt::format(" (microbatch {})", placed.batch % one.training.microbatches + 1);
+}
+
+// What the checks of all batches said, so far.
+struct Merged {
+  CaseRecord record;
+  std::vector<Placed> findings;
+};
+
+// Fail speaks loudest, a check that did not apply not at all.
+int loudness(CheckState state) {
+  constexpr std::array kOrder = {CheckState::kNotApplicable, CheckState::kUnobserved, CheckState::kPass, CheckState::kVacuous, CheckState::kFail};
+  return static_cast<int>(std::ranges::find(kOrder, state) - kOrder.begin());
+}
+
+void merge_result(const CheckOutcome& from, record::CheckResult& into) {
+  const bool is_applicable = from.state != CheckState::kNotApplicable;
+  if (is_applicable && into.state == CheckState::kNotApplicable) into.note.clear();
+  if ((is_applicable || into.state == CheckState::kNotApplicable) && into.note.find(from.note) == std::string::npos)
+    into.note += fmt::format("{}{}", into.note.empty() ? "" : "; ", from.note);
+  if (loudness(from.state) > loudness(into.state)) into.state = from.state;
+  into.compared += from.compared;
+}
+
+// NaN is worse than every number.
+void merge_stages(const std::vector<record::StageCell>& from, CaseRecord& into) {
+  for (const record::StageCell& cell : from) {
+    const auto is_same = [&](const record::StageCell& c) { return c.rank == cell.rank && c.stage == cell.stage; };
+    const auto same = std::ranges::find_if(into.stages, is_same);
+    if (same == into.stages.end()) {
+      into.stages.push_back(cell);
+      continue;
+    }
+    const std::int64_t compared = same->compared + cell.compared;
+    const bool is_worse = cell.used > same->used || (cell.used == same->used && cell.measured > same->measured);
+    if (std::isnan(cell.used) || is_worse) *same = cell;
+    same->compared = compared;
+  }
 }
 
 void merge_experts(const std::vector<record::ExpertCell>& from, CaseRecord& into) {
@@ -68,6 +122,7 @@ std::string place_text(const Finding& finding) {
   if (finding.rank) text += fmt::format(", rank {}", *finding.rank);
   if (finding.expert) text += fmt::format(", expert {}", *finding.expert);
   if (finding.token) text += fmt::format(", token {}", *finding.token);
+  if (finding.step) text += fmt::format(", step {}", *finding.step);
   return text;
 }
 
@@ -84,7 +139,7 @@ void give_verdict(CaseRecord& one) {
   const auto is_open = [](const Finding& f) { return f.cls == record::FindingClass::kInconclusive; };
   // Finishing is not being right, and neither is a name: a case in which no tensor was looked at does not pass, unless only
   // the subject's own word was asked for.
-  const auto is_word = [](const record::CheckResult& c) { return c.name == "phase_completion" || c.name == "path_taken"; };
+  const auto is_word = [](const record::CheckResult& c) { return c.name == "phase_completion" || c.name == "path_taken" || c.name == "comm_log"; };
   const auto looked = [&](const record::CheckResult& c) { return c.state == CheckState::kPass && !is_word(c); };
   const bool was_word_asked = !one.checks.empty() && std::ranges::all_of(one.checks, is_word);
   if (std::ranges::any_of(one.findings, [](const Finding& f) { return record::is_failure(f); })) {
@@ -103,26 +158,61 @@ void give_verdict(CaseRecord& one) {
   }
 }
 
+// Where a phase of a rank broke off: the first batch in which it says so, or shows no forward; else the last.
+Dim batch_of(const PhaseFailure& failure, std::span<const trace::Trace> batches) {
+  if (failure.phase == "load") return 0;
+  const auto shows_forward = [](const trace::RankTrace& rank) {
+    return rank.find("input/x_TD") != nullptr || rank.find("router/logits_TE") != nullptr;
+  };
+  for (std::size_t b = 0; b < batches.size(); ++b) {
+    if (failure.rank >= static_cast<Dim>(batches[b].ranks.size())) return 0;
+    const trace::RankTrace& rank = batches[b].ranks[static_cast<std::size_t>(failure.rank)];
+    if (rank.aborted || !shows_forward(rank)) return static_cast<Dim>(b);
+  }
+  return static_cast<Dim>(batches.size()) - 1;
+}
+
+void run_batch(const CheckInput& batch, std::span<const Check* const> chosen, Merged& merged) {
+  merged.record.checks.resize(chosen.size());
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    CheckOutcome outcome = chosen[i]->run(batch);
+    merged.record.checks[i].name = chosen[i]->name;
+    merge_result(outcome, merged.record.checks[i]);
+    for (Finding& finding : outcome.findings) merged.findings.push_back({std::move(finding), batch.batch});
+    merge_stages(outcome.stages, merged.record);
+    merge_experts(outcome.experts, merged.record);
+  }
+}
+
 }  // namespace
 
-base::Result<CaseRecord> judge(const CheckInput& input) {
+base::Result<CaseRecord> judge(const JudgeInput& input) {
+  MOECHECK_REQUIRE(!input.batches.empty() && input.batches.size() == input.expected.size());
   auto chosen = chosen_checks(input.one);
   if (!chosen) return chosen.error();
-  CaseRecord one;
-  for (const Check* check : *chosen) {
-    CheckOutcome outcome = check->run(input);
-    one.checks.push_back({std::string(check->name), outcome.state, outcome.compared, outcome.note});
-    std::ranges::move(outcome.findings, std::back_inserter(one.findings));
-    std::ranges::move(outcome.stages, std::back_inserter(one.stages));
-    merge_experts(outcome.experts, one);
+  std::vector<PhaseFailure> failures = input.phase_failures;
+  std::size_t num_batches = input.batches.size();
+  for (PhaseFailure& failure : failures) {
+    failure.batch = batch_of(failure, input.batches);
+    num_batches = std::min(num_batches, static_cast<std::size_t>(failure.batch) + 1);   // nothing ran after it
   }
-  const auto order = [](const Finding& f) { return std::tuple_cat(std::tuple(!record::is_failure(f)), place_of(f)); };
-  std::ranges::stable_sort(one.findings, {}, order);
-  drop_repeated(one.findings);
+  // Ranks break off in different batches if one is ahead of another; the cause and its echoes belong together.
+  for (PhaseFailure& failure : failures) failure.batch = std::min(failure.batch, static_cast<Dim>(num_batches) - 1);
+  Merged merged;
+  for (std::size_t b = 0; b < num_batches; ++b)
+    run_batch({input.one, input.expected[b], input.batches[b], failures, static_cast<Dim>(b), input.batches.first(b), input.mismatch},
+              *chosen, merged);
+  CaseRecord& one = merged.record;
+  std::ranges::stable_sort(merged.findings, {}, &Placed::order);
+  drop_repeated(merged.findings);
+  for (Placed& placed : merged.findings) {
+    name_step(input.one, placed);
+    one.findings.push_back(std::move(placed.finding));
+  }
   std::ranges::sort(one.experts, {}, [](const record::ExpertCell& c) { return std::tuple(c.expert, c.rank); });
   if (!one.findings.empty() && record::is_failure(one.findings.front())) one.first_diverging = place_text(one.findings.front());
   give_verdict(one);
-  return one;
+  return std::move(one);
 }
 
 }  // namespace moecheck::check

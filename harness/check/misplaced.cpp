@@ -26,7 +26,7 @@ ExpertScan::ExpertScan(const inputs::Generator& generator, std::string_view tap)
 
 std::vector<Misplaced> ExpertScan::misplaced(Dim rank, const base::HostTensor& local) {
   const ExpertPart part = part_of_rank(problem_, tap_, rank);
-  const LocalExperts experts = local_experts(problem_, rank);
+  const trace::LocalExperts experts = trace::local_experts(problem_, rank);
   const auto num_rows = static_cast<Dim>(part.rows.size());
   std::vector<Misplaced> misplaced;
   for (Dim e = 0; e < experts.count; ++e) {

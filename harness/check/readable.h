@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "harness/check/layout.h"
 #include "harness/check/registry.h"
+#include "harness/trace/layout.h"
 
 namespace moecheck::check {
 
@@ -43,24 +43,32 @@ class Readable {
   std::vector<record::Finding> findings_;
 };
 
-// Those of the taps that a phase of the case writes: the others are not missing, they were not asked for.
-std::vector<std::string_view> taps_of_phases(const cases::Case& one, std::span<const std::string_view> taps);
+// Those of the taps that a subject may be asked for in this batch: a phase of the batch writes them (`load` the first only,
+// `step` one that ends a step), and this kind of layer and optimizer has them. The others are not missing.
+std::vector<std::string_view> asked_taps(const CheckInput& input, std::span<const std::string_view> taps);
+
+// Rows come back to the rank that has their tokens, and nothing is masked: some rank shows combine/rows_N3.
+bool is_all_to_all(const CheckInput& input);
 
 // The trace of a rank; nullptr if there is none.
 const trace::RankTrace* rank_trace(const CheckInput& input, Dim rank);
 // What the reference says about a tap; nullptr if it says nothing.
 const trace::ExpectedTap* expected_tap(const CheckInput& input, Dim rank, std::string_view tap);
 
+// Every sum of the forward is exact by construction: values=exact, until a step moves the weights.
+bool is_exact(const CheckInput& input);
+
 // A phase failed somewhere: taps that are missing then have an explanation already.
 bool was_cut_short(const CheckInput& input);
 
-// Why a tensor is not what the case declares; empty if it is. num_rows as in declared_shape.
-std::string misfit(const model::Problem& problem, std::string_view tap, Dim rank, Dim num_rows, const base::HostTensor& tensor);
-// R of a rank by its dispatch/rows_R3; -1 if that is missing or not (R, 3).
-Dim rows_of_rank(const CheckInput& input, Dim rank);
+// Why a tensor is not what the case declares for the rank that shows it; empty if it is.
+std::string misfit(const model::Problem& problem, std::string_view tap, const trace::RankTrace& shown_by, const base::HostTensor& tensor);
 
-// Contract findings for taps whose floating-point elements are not of the case's dtype.
+// Contract findings for floating-point taps whose elements are not of the declared dtype (store_of).
 std::vector<record::Finding> wrong_dtypes(const CheckInput& input, std::string_view check);
+
+// The tensor of a rank; nullptr if it is not there or not as declared: what a subject wrote may be anything.
+const base::HostTensor* fitting_tensor(const CheckInput& input, Dim rank, std::string_view tap);
 
 // A finding of `check` about a tap of a rank; cls and message to be set, the rest to be added.
 record::Finding make_finding(std::string_view check, std::string_view stage, Dim rank, std::string message);

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <functional>
+#include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,19 +15,34 @@
 
 namespace moecheck::check {
 
+using model::Dim;
+
 // A phase that a rank accepted and did not finish: it raised.
 struct PhaseFailure {
   std::int64_t rank = 0;
   std::string phase;
   std::string message;
   std::string traceback;
+  Dim batch = 0;   // in which it failed; the judge works it out from the traces
 };
 
+// Two ranks of a group that entered different collectives: they would have waited for each other forever.
+struct CollectiveMismatch {
+  std::int64_t rank = 0;         // of the later one
+  std::int64_t other_rank = 0;
+  trace::Collective got;         // what `rank` entered; without a kind: nothing, it had answered
+  trace::Collective want;        // what `other_rank` had entered under the same group and sequence number
+};
+
+// One batch of a case. A check of a case with several batches runs once for each.
 struct CheckInput {
   const cases::Case& one;
   const trace::Expected& expected;
   const trace::Trace& observed;
-  std::vector<PhaseFailure> phase_failures;
+  std::vector<PhaseFailure> phase_failures = {};
+  Dim batch = 0;                                  // microbatch batch % microbatches of step batch / microbatches
+  std::span<const trace::Trace> earlier = {};     // batches 0 .. batch - 1
+  std::optional<CollectiveMismatch> mismatch = {};
 };
 
 struct CheckOutcome {

@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "harness/base/philox.h"
-#include "harness/check/layout.h"
+#include "harness/trace/layout.h"
 
 namespace moecheck::check {
 namespace {
@@ -21,7 +21,7 @@ void convert(std::span<const float> from, std::vector<std::byte>& to, Convert co
 }  // namespace
 
 WeightRows::WeightRows(const inputs::Generator& generator, std::string_view tap) : generator_(generator), tap_(tap) {
-  const base::Shape shape = global_param_shape(generator.problem().model, tap);
+  const base::Shape shape = trace::global_param_shape(generator.problem().model, tap);
   if (shape.size() == 3) num_experts_ = shape[0];
   num_rows_ = shape[shape.size() - 2];
   row_.resize(static_cast<std::size_t>(shape.back()));

@@ -41,9 +41,19 @@ void ProgressPrinter::end(const record::CaseRecord& one) {
   if (record::is_failure(one.verdict)) ++num_failed_;
   clear_line();
   if (!is_terminal_) fmt::print(stderr, "[{}/{}] {} {} ({:.2f} s)\n", num_done_, total_, record::verdict_name(one.verdict), one.id, one.seconds);
+  tell(one, num_done_);
+}
+
+void ProgressPrinter::fail_late(const record::CaseRecord& one, std::size_t index) {
+  clear_line();
+  if (!is_terminal_) fmt::print(stderr, "afterwards {} {}\n", record::verdict_name(one.verdict), one.id);
+  tell(one, index + 1);
+}
+
+void ProgressPrinter::tell(const record::CaseRecord& one, std::size_t number) const {
   if (is_quiet_) return;
   std::FILE* out = is_json_ ? stderr : stdout;
-  const std::string text = reports::console_case(one, num_done_, total_, wants_color(is_json_ ? STDERR_FILENO : STDOUT_FILENO));
+  const std::string text = reports::console_case(one, number, total_, wants_color(is_json_ ? STDERR_FILENO : STDOUT_FILENO));
   if (!text.empty()) fmt::print(out, "{}{}", text, text.ends_with('\n') ? "" : "\n");
   std::fflush(out);
 }

@@ -13,10 +13,12 @@ class ProgressPrinter {
   ProgressPrinter(std::size_t total, bool is_json, bool is_quiet);
   void start(const std::string& id, std::size_t index);
   void end(const record::CaseRecord& one);
+  void fail_late(const record::CaseRecord& one, std::size_t index);   // it ended well, until it was compared with others
   void finish();   // clears the status line
 
  private:
   void clear_line() const;
+  void tell(const record::CaseRecord& one, std::size_t number) const;
 
   std::size_t total_;
   std::size_t num_done_ = 0;

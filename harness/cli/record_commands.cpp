@@ -1,6 +1,7 @@
 // moecheck check RUN, moecheck report RUN
 #include <algorithm>
 #include <cstdio>
+#include <map>
 #include <memory>
 #include <unistd.h>
 
@@ -23,7 +24,7 @@ base::Result<record::CaseRecord> judge_again(const driver::KeptTrace& kept, cons
   if (!knobs) return knobs.error();
   auto one = cases::make_case(*knobs, load_family);
   if (!one) return one.error();
-  auto judged = driver::judge_trace(*one, kept.trace, kept.failures);
+  auto judged = driver::judge_trace(*one, kept.trace, kept.failures, kept.mismatch);
   if (!judged) return judged.error();
   driver::apply_xfail(*judged, kept.xfail_reason);
   judged->id = kept.id;
@@ -54,11 +55,14 @@ base::Result<record::RunRecord> judge_run_again(const std::string& run_dir, cons
   if (!scenarios) return scenarios.error();
   const cases::FamilyLoader load_family = scenario::family_loader(*scenarios / "models");
   record::RunRecord again = *std::move(before);
+  std::map<std::string, std::string> xfail_reasons;
   for (const driver::KeptTrace& one : kept) {
     auto judged = judge_again(one, load_family);
     if (!judged) return base::Error{judged.error().code, judged.error().message, one.trace.string() + (judged.error().where.empty() ? "" : ": " + judged.error().where)};
     replace_case(again.cases, *std::move(judged));
+    xfail_reasons.emplace(one.id, one.xfail_reason);
   }
+  again.cases = driver::compare_layouts(std::move(again.cases), xfail_reasons);
   return again;
 }
 

@@ -1,5 +1,6 @@
 #include "harness/cli/run_session.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -14,6 +15,7 @@
 #include "harness/cli/commands.h"
 #include "harness/cli/places.h"
 #include "harness/cli/progress.h"
+#include "harness/driver/layout_invariance.h"
 #include "harness/launch/interrupts.h"
 #include "reports/report.h"
 
@@ -157,6 +159,9 @@ base::Result<record::RunRecord> run_with_progress(const RunArguments& arguments,
   auto run = driver::run_cases(options);
   progress.finish();
   if (!run) return run.error();
+  for (std::size_t i = 0; i < run->cases.size(); ++i)
+    if (std::ranges::find(run->cases[i].findings, driver::kLayoutInvariance, &record::Finding::check) != run->cases[i].findings.end())
+      progress.fail_late(run->cases[i], i);
   if (auto written = write_reports(arguments.reports, options.run_dir, *run); !written) return written.error();
   link_latest(options.run_dir);
   if (arguments.is_quiet) return run;

@@ -4,13 +4,17 @@
 #include <atomic>
 #include <ctime>
 #include <mutex>
+#include <set>
+#include <span>
 #include <thread>
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 
+#include "harness/check/digests.h"
 #include "harness/check/judge.h"
 #include "harness/driver/checkpoint_cache.h"
+#include "harness/driver/layout_invariance.h"
 #include "harness/launch/interrupts.h"
 #include "reference/evaluate.h"
 
@@ -24,14 +28,20 @@ using record::Verdict;
 
 std::vector<check::PhaseFailure> failures_of(const launch::CaseRun& run) {
   std::vector<check::PhaseFailure> failures;
-  for (const launch::RaisedPhase& raised : run.raised) failures.push_back({raised.rank, raised.phase, raised.message, raised.traceback});
+  for (const launch::RaisedPhase& raised : run.raised) failures.push_back({raised.rank, raised.phase, raised.message, raised.traceback, raised.batch});
   return failures;
+}
+
+std::optional<check::CollectiveMismatch> mismatch_of(const launch::CaseRun& run) {
+  if (!run.mismatch) return std::nullopt;
+  return check::CollectiveMismatch{run.mismatch->rank, run.mismatch->other_rank, run.mismatch->got, run.mismatch->want};
 }
 
 std::optional<Verdict> verdict_without_judging(RunEnd end) {
   switch (end) {
     case RunEnd::kCompleted:
-    case RunEnd::kRaised: return std::nullopt;
+    case RunEnd::kRaised:
+    case RunEnd::kDiverged: return std::nullopt;
     case RunEnd::kUnsupported: return Verdict::kUnsupported;
     case RunEnd::kCrashed: return Verdict::kCrash;
     case RunEnd::kTimedOut: return Verdict::kTimeout;
@@ -111,19 +121,19 @@ class Worker {
     CaseRecord record = judge_run(one, run, folders.trace);
     record.subject_seconds = run.seconds;
     // A trace of ranks that crashed or hung ends anywhere: judged again it could pass for a whole one.
-    const bool is_whole = run.end == RunEnd::kCompleted || run.end == RunEnd::kRaised;
+    const bool is_whole = !verdict_without_judging(run.end);
     const bool is_wanted = options_.keep_traces == KeepTraces::kAll || (options_.keep_traces == KeepTraces::kFailed && record.verdict == Verdict::kFail);
     if (is_whole && is_wanted)
-      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, failures_of(run), one.xfail_reason}); !kept) status = kept;
+      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, failures_of(run), one.xfail_reason, mismatch_of(run)}); !kept) status = kept;
     return record;
   }
 
   CaseRecord judge_run(const cases::Case& one, const launch::CaseRun& run, const std::filesystem::path& trace) const {
     if (const auto verdict = verdict_without_judging(run.end)) return record_of(*verdict, run.reason);
     if (options_.stops_after_trace) return record_of(Verdict::kSkipped, "not judged: --until trace; `moecheck check` judges it");
-    auto judged = judge_trace(one, trace, failures_of(run));
+    auto judged = judge_trace(one, trace, failures_of(run), mismatch_of(run));
     if (!judged) return record_of(Verdict::kError, judged.error().text());
-    if (judged->reason.empty()) judged->reason = run.reason;
+    if (!run.reason.empty()) judged->reason += (judged->reason.empty() ? "" : ": ") + run.reason;
     return *std::move(judged);
   }
 
@@ -189,11 +199,33 @@ void apply_xfail(CaseRecord& record, const std::string& reason) {
   }
 }
 
-base::Result<CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const std::vector<check::PhaseFailure>& failures) {
-  auto observed = trace::read_trace(trace, one.phases, one.world_size());
-  if (!observed) return observed.error();
-  const trace::Expected expected = reference::evaluate(one, *observed);
-  return check::judge({one, expected, *observed, failures});
+base::Result<CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const std::vector<check::PhaseFailure>& failures,
+                                     const std::optional<check::CollectiveMismatch>& mismatch) {
+  auto batches = trace::read_trace(trace, {one.phases, one.world_size(), one.num_batches()});
+  if (!batches) return batches.error();
+  const std::span<const trace::Trace> observed(*batches);
+  std::vector<trace::Expected> expected;
+  for (std::size_t b = 0; b < observed.size(); ++b) expected.push_back(reference::evaluate(one, observed.first(b + 1)));
+  auto judged = check::judge({one, expected, observed, failures, mismatch});
+  if (!judged) return judged;
+  const bool broke_off = !failures.empty() || mismatch.has_value();
+  if (broke_off && !record::is_failure(judged->verdict)) {
+    judged->verdict = Verdict::kFail;
+    judged->reason = "the run broke off, and none of its checks says so";
+  }
+  if (judged->verdict == Verdict::kPass) judged->digests = check::exact_digests(one, expected.front(), observed.front());
+  return judged;
+}
+
+std::vector<CaseRecord> compare_layouts(std::vector<CaseRecord> cases, const std::map<std::string, std::string>& xfail_reasons) {
+  std::set<std::size_t> failed;
+  for (LayoutFinding& one : layout_findings(cases)) {
+    cases[one.index] = with_layout_finding(std::move(cases[one.index]), std::move(one.finding));
+    failed.insert(one.index);
+  }
+  for (const std::size_t index : failed)
+    if (const auto reason = xfail_reasons.find(cases[index].id); reason != xfail_reasons.end()) apply_xfail(cases[index], reason->second);
+  return cases;
 }
 
 base::Result<record::RunRecord> run_cases(const RunOptions& options) {
@@ -218,6 +250,9 @@ base::Result<record::RunRecord> run_cases(const RunOptions& options) {
   helpers.clear();  // joins
   for (std::optional<CaseRecord>& record : progress.records)
     if (record) run.cases.push_back(*std::move(record));
+  std::map<std::string, std::string> xfail_reasons;
+  for (const IdentifiedCase& one : options.cases) xfail_reasons.emplace(one.id, one.one.xfail_reason);
+  run.cases = compare_layouts(std::move(run.cases), xfail_reasons);
   run.interrupted = launch::num_interrupts() > 0;
   run.seconds = std::chrono::duration<double>(Clock::now() - start).count();
   if (!progress.status) return progress.status.error();

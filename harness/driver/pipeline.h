@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -43,13 +44,20 @@ struct RunOptions {
   std::function<void(const record::CaseRecord&, std::size_t index)> on_end;
 };
 
-// Runs and judges; the record holds the cases in the given order, those that an interrupt or -x kept from running left out.
+// Runs and judges, and at the end compares the cases of one problem with each other: only the record has those findings, not
+// events.jsonl or on_end. The record holds the cases in the given order, those that an interrupt or -x kept from running left out.
 // Errors: kIo if the run folder cannot be written.
 base::Result<record::RunRecord> run_cases(const RunOptions& options);
 
-// Judges a trace. Errors: kUsage (unknown check), kDamaged (trace).
+// Judges the trace of a run that was completed, or broken off: by phases that raised, or by collectives that do not fit.
+// Memory: what the reference expects of all batches at once.
+// Errors: kUsage (unknown check), kDamaged (trace).
 base::Result<record::CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace,
-                                             const std::vector<check::PhaseFailure>& failures);
+                                             const std::vector<check::PhaseFailure>& failures,
+                                             const std::optional<check::CollectiveMismatch>& mismatch = {});
+
+// The findings of layout_invariance.h go into the cases that they are about. xfail_reasons: by id of the case.
+std::vector<record::CaseRecord> compare_layouts(std::vector<record::CaseRecord> cases, const std::map<std::string, std::string>& xfail_reasons);
 
 // xpass and xfail: a case that the scenario expects to fail, with that reason. No effect if the reason is empty.
 // Flaky and vacuous cases stay what they are: they do not fail as expected.

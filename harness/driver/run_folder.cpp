@@ -38,7 +38,22 @@ void remove_earlier_run(const fs::path& path) {
 }
 
 Json to_json(const check::PhaseFailure& failure) {
-  return {{"rank", failure.rank}, {"phase", failure.phase}, {"message", failure.message}, {"traceback", failure.traceback}};
+  return {{"rank", failure.rank}, {"phase", failure.phase}, {"message", failure.message}, {"traceback", failure.traceback},
+          {"batch", failure.batch}};
+}
+
+check::PhaseFailure failure_from_json(const Json& json) {
+  return {json.at("rank").get<std::int64_t>(), json.at("phase").get<std::string>(), json.value("message", ""), json.value("traceback", ""),
+          json.value("batch", std::int64_t{0})};
+}
+
+Json to_json(const check::CollectiveMismatch& m) {
+  return {{"rank", m.rank}, {"other_rank", m.other_rank}, {"got", trace::to_json(m.got)}, {"want", trace::to_json(m.want)}};
+}
+
+check::CollectiveMismatch mismatch_from_json(const Json& json) {
+  return {json.at("rank").get<std::int64_t>(), json.at("other_rank").get<std::int64_t>(), trace::collective_from_json(json.at("got")),
+          trace::collective_from_json(json.at("want"))};
 }
 
 base::Result<KeptTrace> read_kept(const fs::path& path) {
@@ -46,8 +61,8 @@ base::Result<KeptTrace> read_kept(const fs::path& path) {
   if (!about) return about.error();
   try {
     KeptTrace one{path, about->at("id").get<std::string>(), {}, about->value("xfail_reason", "")};
-    for (const Json& f : about->at("phase_failures"))
-      one.failures.push_back({f.at("rank").get<std::int64_t>(), f.at("phase").get<std::string>(), f.value("message", ""), f.value("traceback", "")});
+    for (const Json& f : about->at("phase_failures")) one.failures.push_back(failure_from_json(f));
+    if (about->contains("mismatch")) one.mismatch = mismatch_from_json((*about)["mismatch"]);
     return one;
   } catch (const Json::exception& e) {
     return Error{ErrorCode::kDamaged, e.what(), (path / kAbout).string()};
@@ -85,6 +100,7 @@ base::Status RunFolder::keep_trace(std::size_t index, const KeptTrace& one) {
   }
   Json about = {{"id", one.id}, {"xfail_reason", one.xfail_reason}, {"phase_failures", Json::array()}};
   for (const check::PhaseFailure& failure : one.failures) about["phase_failures"].push_back(to_json(failure));
+  if (one.mismatch) about["mismatch"] = to_json(*one.mismatch);
   auto written = base::write_file_atomically(target / kAbout, about.dump(1, ' ', false, Json::error_handler_t::replace));
   if (!written) fs::remove_all(target, code);
   return written;

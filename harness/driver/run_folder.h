@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,6 +19,7 @@ struct KeptTrace {
   std::string id;
   std::vector<check::PhaseFailure> failures;
   std::string xfail_reason;
+  std::optional<check::CollectiveMismatch> mismatch = {};
 };
 
 class RunFolder {

@@ -232,14 +232,14 @@ HostTensor Generator::down_DF(Dim expert) const {
                         [&](Dim row, std::span<float> out) { down_row(expert, row, out); });
 }
 
-HostTensor Generator::tokens_TD(Dim rank) const {
-  const Dim first = problem_.first_token(rank);
+HostTensor Generator::tokens_TD(Dim rank, Dim batch) const {
+  const Dim first = batch * problem_.total_tokens() + problem_.first_token(rank);
   return tensor_of_rows(problem_.dtype, problem_.num_tokens(rank), problem_.model.d_model,
                         [&](Dim row, std::span<float> out) { token_row(first + row, out); });
 }
 
-HostTensor Generator::output_grad_TD(Dim rank) const {
-  const Dim first = problem_.first_token(rank);
+HostTensor Generator::output_grad_TD(Dim rank, Dim batch) const {
+  const Dim first = batch * problem_.total_tokens() + problem_.first_token(rank);
   return tensor_of_rows(problem_.dtype, problem_.num_tokens(rank), problem_.model.d_model,
                         [&](Dim row, std::span<float> out) { output_grad_row(first + row, out); });
 }

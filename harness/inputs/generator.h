@@ -46,8 +46,9 @@ class Generator {
   base::HostTensor gate_FD(model::Dim expert) const;
   base::HostTensor up_FD(model::Dim expert) const;
   base::HostTensor down_DF(model::Dim expert) const;
-  base::HostTensor tokens_TD(model::Dim rank) const;  // of the data-parallel rank of `rank`
-  base::HostTensor output_grad_TD(model::Dim rank) const;
+  // Of the token shard of `rank`. Batch b (of several steps or microbatches) has the tokens b * total_tokens and on.
+  base::HostTensor tokens_TD(model::Dim rank, model::Dim batch = 0) const;
+  base::HostTensor output_grad_TD(model::Dim rank, model::Dim batch = 0) const;
 
   const model::Problem& problem() const { return problem_; }
 

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@ namespace moecheck::launch {
 enum class RunEnd {
   kCompleted,     // every rank finished every phase
   kRaised,        // a rank raised in a phase: see `raised`; the trace goes up to there
+  kDiverged,      // ranks entered collectives that do not fit each other: see `mismatch`; likewise
   kUnsupported,   // refused, with a reason
   kCrashed,       // a rank was killed by a signal, ended or closed its socket
   kTimedOut,
@@ -27,13 +29,15 @@ struct RaisedPhase {
   std::string phase;
   std::string message;
   std::string traceback;
+  model::Dim batch = 0;
 };
 
 struct CaseRun {
   RunEnd end = RunEnd::kBroken;
   std::string reason;                  // one line: rank, phase, signal, collective
-  std::vector<RaisedPhase> raised;
+  std::vector<RaisedPhase> raised;     // also where ranks diverged, if that made them raise
   double seconds = 0;                  // spent waiting for the ranks
+  std::optional<CollectiveMismatch> mismatch = {};
 };
 
 struct CaseFolders {

@@ -99,10 +99,13 @@ class ProcessPool final : public RankPool {
     return greet_all();
   }
 
+  void begin_case(const model::Mesh& mesh) override { ledger_ = CollectiveLedger(mesh); }
+
   CallResult call(const std::vector<Json>& requests, std::chrono::milliseconds limit) override {
     MOECHECK_REQUIRE(requests.size() == ranks_.size());
     result_ = CallResult{CallEnd::kAnswered, std::vector<RankOutcome>(ranks_.size())};
     ++request_id_;
+    abandoned_.reset();
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       ranks_[r].waits_in.reset();
       send_line(r, requests[r]);
@@ -118,6 +121,7 @@ class ProcessPool final : public RankPool {
         break;
       }
       wait_for_news();
+      look_for_abandoned();
     }
     for (std::size_t r = 0; r < ranks_.size(); ++r)
       if (!result_.ranks[r].reply) result_.ranks[r].waits_in = ranks_[r].waits_in;
@@ -297,13 +301,45 @@ class ProcessPool final : public RankPool {
     // Events that a later protocol may add say nothing about waiting.
     if (message["event"] != "enter" && message["event"] != "leave") return;
     auto event = subject::collective_event_from_json(message);
-    if (event) ranks_[r].waits_in = event->is_enter ? std::optional(*event) : std::nullopt;
+    if (!event) return;
+    ranks_[r].waits_in = event->is_enter ? std::optional(*event) : std::nullopt;
+    if (!event->is_enter || result_.mismatch) return;
+    if (auto mismatch = ledger_.enter(static_cast<model::Dim>(r), event->collective)) note_mismatch(*std::move(mismatch));
+  }
+
+  // A rank that waits in a collective for one that has answered already. It may only not have said yet that it left: it is given a
+  // grace.
+  void look_for_abandoned() {
+    std::optional<CollectiveMismatch> found;
+    const auto is_answered = [&](model::Dim rank) { return result_.ranks[static_cast<std::size_t>(rank)].reply.has_value(); };
+    for (std::size_t r = 0; r < ranks_.size() && !found; ++r)
+      if (ranks_[r].waits_in && !result_.ranks[r].reply)
+        found = ledger_.abandoned(static_cast<model::Dim>(r), ranks_[r].waits_in->collective, is_answered);
+    const bool is_same = found && abandoned_ && found->other_rank == abandoned_->other_rank && found->want == abandoned_->want;
+    if (!is_same) {
+      abandoned_ = std::move(found);
+      abandoned_since_ = Clock::now();
+    } else if (Clock::now() - abandoned_since_ >= kGrace && !result_.mismatch) {
+      note_mismatch(*abandoned_);
+    }
+  }
+
+  // A rank that raised may have been heard before the one that it did not agree with: then this is why. A rank that ended is a
+  // cause of its own.
+  void note_mismatch(CollectiveMismatch mismatch) {
+    if (result_.end == CallEnd::kFailed && !result_.ranks[result_.first_failed].reply) return;
+    result_.end = CallEnd::kDiverged;
+    result_.mismatch = std::move(mismatch);
+    deadline_ = std::min(deadline_, Clock::now() + kGrace);
   }
 
   Options options_;
   std::vector<Rank> ranks_;
   std::int64_t request_id_ = 0;
   CallResult result_;
+  CollectiveLedger ledger_{model::Mesh()};
+  std::optional<CollectiveMismatch> abandoned_;
+  Clock::time_point abandoned_since_;
   Clock::time_point deadline_;
 };
 

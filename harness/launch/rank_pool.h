@@ -10,6 +10,7 @@
 
 #include "harness/base/json.h"
 #include "harness/launch/child_process.h"
+#include "harness/launch/collective_ledger.h"
 #include "harness/subject/protocol.h"
 
 namespace moecheck::launch {
@@ -23,12 +24,19 @@ struct RankOutcome {
   bool has_left = false;                              // it closed its socket and lives on
 };
 
-enum class CallEnd { kAnswered, kFailed, kTimedOut, kInterrupted };
+enum class CallEnd {
+  kAnswered,
+  kFailed,
+  kDiverged,      // ranks entered collectives that do not fit each other: see `mismatch`
+  kTimedOut,
+  kInterrupted,
+};
 
 struct CallResult {
   CallEnd end = CallEnd::kAnswered;
   std::vector<RankOutcome> ranks;
   std::size_t first_failed = 0;   // if kFailed: the others' failures may follow from this one's
+  std::optional<CollectiveMismatch> mismatch = {};
 };
 
 class RankPool {
@@ -44,8 +52,11 @@ class RankPool {
   static base::Result<std::unique_ptr<RankPool>> start(const Options& options);
   virtual ~RankPool() = default;
 
+  // Collectives that ranks enter from now on are over groups of this mesh; those of an earlier case are forgotten.
+  virtual void begin_case(const model::Mesh& mesh) = 0;
   // Sends request `r` to rank r and waits for all replies. After the first failure the others get a short grace, since they
-  // may wait for the failed one forever. Returns early with kInterrupted at the second interrupt.
+  // may wait for the failed one forever; so do all after collectives that do not fit. Returns early with kInterrupted at the
+  // second interrupt.
   virtual CallResult call(const std::vector<base::Json>& requests, std::chrono::milliseconds limit) = 0;
   virtual std::filesystem::path rendezvous() const = 0;
   virtual std::string last_output(model::Dim rank) const = 0;   // end of its stdout and stderr, one line

@@ -13,11 +13,21 @@ namespace {
 constexpr Dim kMaxRanks = 64;
 
 const std::vector<std::string>& known_dims() {
-  static const std::vector<std::string> names = {"dp", "fsdp", "ep", "tp", "sp"};
+  static const std::vector<std::string> names = {"dp", "fsdp", "ep", "tp"};
   return names;
 }
 
 base::Error usage(std::string message) { return {base::ErrorCode::kUsage, std::move(message), ""}; }
+
+std::vector<std::string_view> split_names(std::string_view names) {
+  std::vector<std::string_view> parts;
+  while (true) {
+    const auto comma = names.find(',');
+    parts.push_back(names.substr(0, comma));
+    if (comma == std::string_view::npos) return parts;
+    names.remove_prefix(comma + 1);
+  }
+}
 
 base::Result<MeshDim> parse_dim(std::string_view part) {
   const auto equals = part.find('=');
@@ -67,34 +77,40 @@ Dim Mesh::world_size() const {
   return ranks;
 }
 
-Dim Mesh::size(std::string_view name) const {
-  for (const MeshDim& dim : dims_)
-    if (dim.name == name) return dim.size;
-  return 1;
+Dim Mesh::size(std::string_view names) const {
+  Dim size = 1;
+  for (const std::string_view name : split_names(names))
+    for (const MeshDim& dim : dims_)
+      if (dim.name == name) size *= dim.size;
+  return size;
 }
 
 bool Mesh::has(std::string_view name) const {
   return std::ranges::any_of(dims_, [&](const MeshDim& dim) { return dim.name == name; });
 }
 
-Dim Mesh::coordinate(Dim rank, std::string_view name) const {
-  Dim stride = world_size();
-  for (const MeshDim& dim : dims_) {
-    stride /= dim.size;
-    if (dim.name == name) return (rank / stride) % dim.size;
+Dim Mesh::coordinate(Dim rank, std::string_view names) const {
+  Dim flat = 0;
+  for (const std::string_view name : split_names(names)) {
+    Dim stride = world_size();
+    for (const MeshDim& dim : dims_) {
+      stride /= dim.size;
+      if (dim.name == name) flat = flat * dim.size + (rank / stride) % dim.size;
+    }
   }
-  return 0;
+  return flat;
 }
 
-std::vector<Dim> Mesh::group(Dim rank, std::string_view name) const {
-  if (!has(name)) return {rank};
+std::vector<Dim> Mesh::group(Dim rank, std::string_view names) const {
+  const std::vector<std::string_view> free = split_names(names);
   std::vector<Dim> ranks;
   for (Dim other = 0; other < world_size(); ++other) {
     const bool same_elsewhere = std::ranges::all_of(dims_, [&](const MeshDim& dim) {
-      return dim.name == name || coordinate(other, dim.name) == coordinate(rank, dim.name);
+      return std::ranges::find(free, dim.name) != free.end() || coordinate(other, dim.name) == coordinate(rank, dim.name);
     });
     if (same_elsewhere) ranks.push_back(other);
   }
+  std::ranges::sort(ranks, {}, [&](Dim other) { return coordinate(other, names); });
   return ranks;
 }
 

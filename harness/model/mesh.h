@@ -1,4 +1,7 @@
 // A mesh: named dimensions over ranks 0..P-1, row-major, the first dimension outermost ("dp=2,ep=4").
+//
+// Where a dimension is asked for, several may be named, "ep,tp": they count as one, flattened with the first named outermost.
+// Names that the mesh does not have count as dimensions of size 1.
 #pragma once
 
 #include <string>
@@ -11,7 +14,7 @@
 namespace moecheck::model {
 
 struct MeshDim {
-  std::string name;  // dp, fsdp, ep, tp or sp
+  std::string name;  // dp, fsdp, ep or tp
   Dim size = 1;
   bool operator==(const MeshDim&) const = default;
 };
@@ -27,11 +30,11 @@ class Mesh {
 
   const std::vector<MeshDim>& dims() const { return dims_; }
   Dim world_size() const;
-  Dim size(std::string_view dim) const;                   // 1 if the mesh has no such dimension
-  bool has(std::string_view dim) const;
-  Dim coordinate(Dim rank, std::string_view dim) const;   // the mesh-local rank; 0 without such a dimension
-  // Ranks that differ from `rank` in `dim` only, in order of their coordinate; {rank} without such a dimension.
-  std::vector<Dim> group(Dim rank, std::string_view dim) const;
+  Dim size(std::string_view dims) const;                   // 1 if the mesh has no such dimension
+  bool has(std::string_view dim) const;                    // one name only
+  Dim coordinate(Dim rank, std::string_view dims) const;   // the mesh-local rank; 0 without such a dimension
+  // Ranks that differ from `rank` in `dims` only, in order of their coordinate; {rank} without such a dimension.
+  std::vector<Dim> group(Dim rank, std::string_view dims) const;
 
   bool operator==(const Mesh&) const = default;
 

@@ -1,6 +1,8 @@
 #include "harness/model/placement.h"
 
+#include <algorithm>
 #include <charconv>
+#include <numeric>
 
 #include <fmt/format.h>
 
@@ -53,18 +55,38 @@ std::vector<Dim> local_indices(const Placement& placement, Dim size, Dim c, Dim 
   const bool is_sharded = placement.kind == PlacementKind::kShard || placement.kind == PlacementKind::kStridedShard;
   const Dim pieces = is_sharded ? n : 1;
   const Dim coordinate = is_sharded ? c : 0;
-  MOECHECK_REQUIRE(size % (pieces * placement.blocks) == 0, fmt::format("size {} over {} pieces", size, pieces));
+  MOECHECK_REQUIRE(placement.blocks == 1 || size % (pieces * placement.blocks) == 0, fmt::format("size {} over {} pieces", size, pieces));
   const Dim block = size / placement.blocks;
-  const Dim piece = block / pieces;
+  const Dim piece = (block + pieces - 1) / pieces;
   for (Dim b = 0; b < placement.blocks; ++b)
-    for (Dim i = 0; i < piece; ++i) indices.push_back(b * block + coordinate * piece + i);
+    for (Dim i = coordinate * piece; i < std::min(block, (coordinate + 1) * piece); ++i) indices.push_back(b * block + i);
   return indices;
 }
 
-base::Shape local_shape(const Placement& placement, const base::Shape& global, Dim n) {
-  base::Shape shape = global;
-  if (placement.kind == PlacementKind::kShard || placement.kind == PlacementKind::kStridedShard)
-    shape.at(static_cast<std::size_t>(placement.dim)) /= n;
+std::string text(std::span<const Cut> cuts) {
+  std::string out;
+  for (const Cut& cut : cuts) out += fmt::format("{}{} over {}", out.empty() ? "" : ", ", cut.placement.text(), cut.mesh_dim);
+  return out.empty() ? "Replicate" : out;
+}
+
+std::vector<Dim> held_indices(std::span<const Cut> cuts, Dim size, Dim dim, const Mesh& mesh, Dim rank) {
+  std::vector<Dim> held(static_cast<std::size_t>(size));
+  std::iota(held.begin(), held.end(), Dim{0});
+  for (const Cut& cut : cuts) {
+    const bool is_sharded = cut.placement.kind == PlacementKind::kShard || cut.placement.kind == PlacementKind::kStridedShard;
+    if (!is_sharded || cut.placement.dim != dim) continue;
+    std::vector<Dim> kept;
+    for (const Dim i : local_indices(cut.placement, static_cast<Dim>(held.size()), mesh.coordinate(rank, cut.mesh_dim), mesh.size(cut.mesh_dim)))
+      kept.push_back(held[static_cast<std::size_t>(i)]);
+    held = std::move(kept);
+  }
+  return held;
+}
+
+base::Shape held_shape(std::span<const Cut> cuts, const base::Shape& global, const Mesh& mesh, Dim rank) {
+  base::Shape shape;
+  for (std::size_t d = 0; d < global.size(); ++d)
+    shape.push_back(static_cast<Dim>(held_indices(cuts, global[d], static_cast<Dim>(d), mesh, rank).size()));
   return shape;
 }
 

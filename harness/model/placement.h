@@ -1,19 +1,20 @@
-// How a global tensor lies on the ranks of one mesh dimension, and which global indices a rank holds.
+// How a global tensor lies on the ranks of a mesh, and which global indices a rank holds.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "harness/base/host_tensor.h"
 #include "harness/base/result.h"
-#include "harness/model/dims.h"
+#include "harness/model/mesh.h"
 
 namespace moecheck::model {
 
 enum class PlacementKind { kReplicate, kShard, kStridedShard, kPartial };
 
-// Shard(dim): rank c of n holds the c-th of n contiguous pieces.
+// Shard(dim): rank c of n holds the c-th of n contiguous pieces of ceil(size / n); the last ones may be smaller, or empty.
 // StridedShard(dim, blocks): the dimension is `blocks` packed blocks (gate, then up); rank c holds the c-th piece of each.
 // Partial: every rank holds a summand of full shape.
 struct Placement {
@@ -32,10 +33,24 @@ inline Placement strided_shard(Dim dim, Dim blocks) { return {PlacementKind::kSt
 inline Placement partial() { return {PlacementKind::kPartial, 0, 1}; }
 
 // Global indices along the sharded dimension that the rank with coordinate `c` of `n` holds, in local order.
-// Requires: size % (n * blocks) == 0 for sharded placements.
+// Requires: size % (n * blocks) == 0 for strided shards.
 std::vector<Dim> local_indices(const Placement& placement, Dim size, Dim c, Dim n);
 
-// Local shape of a global tensor under `placement`.
-base::Shape local_shape(const Placement& placement, const base::Shape& global, Dim n);
+// A placement over one dimension of the mesh, or over several that count as one ("fsdp,ep").
+struct Cut {
+  std::string mesh_dim;
+  Placement placement;
+  bool operator==(const Cut&) const = default;
+};
+
+// "Shard(0) over ep, StridedShard(1,2) over tp"; "Replicate" for none.
+std::string text(std::span<const Cut> cuts);
+
+// Global indices along dimension `dim` of a tensor that the rank holds, in local order: cuts of the same dimension nest, the
+// first outermost.
+std::vector<Dim> held_indices(std::span<const Cut> cuts, Dim size, Dim dim, const Mesh& mesh, Dim rank);
+
+// Local shape of a global tensor.
+base::Shape held_shape(std::span<const Cut> cuts, const base::Shape& global, const Mesh& mesh, Dim rank);
 
 }  // namespace moecheck::model

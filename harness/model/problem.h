@@ -27,6 +27,18 @@ enum class Routing {
   kZipf,        // expert popularity falls as 1/rank
 };
 
+// What the tp dimension does to the experts.
+enum class ExpertTp {
+  kTp,   // ETP = TP: it cuts every expert
+  kOne,  // ETP = 1: it is lent to expert parallelism; experts are spread over ep and tp together
+};
+
+// Where the routing weight meets the expert.
+enum class ScorePosition {
+  kAfterExperts,   // y = sum of w E(x)
+  kBeforeExperts,  // y = sum of E(w x)
+};
+
 struct Problem {
   ModelSpec model;
   Mesh mesh;
@@ -34,10 +46,23 @@ struct Problem {
   std::uint64_t seed = 1;
   Values values = Values::kNormal;
   Routing routing = Routing::kNatural;
-  std::vector<Dim> tokens_per_rank = {7};  // of each data-parallel rank; cycled if there are more ranks
+  std::vector<Dim> tokens_per_rank = {7};  // of each token shard; cycled if there are more shards
+  // Mesh dimensions that the tokens are sharded over, the first outermost; ranks that differ in others hold the same tokens.
+  std::vector<std::string> token_dims = {"dp", "fsdp"};
+  ExpertTp expert_tp = ExpertTp::kTp;
+  ScorePosition score_position = ScorePosition::kAfterExperts;
 
-  Dim num_tokens(Dim rank) const;       // T of the data-parallel group that `rank` belongs to
+  bool shards_tokens(std::string_view dim) const;   // the mesh has it, with more than one rank, and tokens are sharded over it
+  std::string token_dims_text() const;  // "dp,fsdp", as Mesh takes it
+  Dim num_tokens(Dim rank) const;       // T of the token shard that `rank` holds
   Dim first_token(Dim rank) const;      // global index of its first token
+  Dim total_tokens() const;             // over all token shards
+  // Ranks that share tokens or experts with `rank`: those that differ from it in ep and tp only.
+  std::vector<Dim> layer_group(Dim rank) const;
+
+  // Mesh dimensions that the experts are spread over, "ep" or "ep,tp".
+  std::string expert_dims() const;
+  bool cuts_experts() const;            // tp cuts every expert
 };
 
 }  // namespace moecheck::model

@@ -37,22 +37,24 @@ std::string_view class_name(FindingClass cls) { return kClasses[static_cast<std:
 bool is_failure(const Finding& finding) { return finding.cls == FindingClass::kBug || finding.cls == FindingClass::kContract; }
 
 Json to_json(const Finding& f) {
-  return {{"check", f.check},
-          {"class", class_name(f.cls)},
-          {"stage", f.stage},
-          {"tensor", f.tensor},
-          {"rank", optional_json(f.rank)},
-          {"expert", optional_json(f.expert)},
-          {"token", optional_json(f.token)},
-          {"slot", optional_json(f.slot)},
-          {"want", optional_json(f.want)},
-          {"got", optional_json(f.got)},
-          {"measured", optional_json(f.measured)},
-          {"bound", optional_json(f.bound)},
-          {"used", optional_json(f.used)},
-          {"compared", f.compared},
-          {"message", f.message},
-          {"hypothesis", f.hypothesis}};
+  Json json = {{"check", f.check},
+               {"class", class_name(f.cls)},
+               {"stage", f.stage},
+               {"tensor", f.tensor},
+               {"rank", optional_json(f.rank)},
+               {"expert", optional_json(f.expert)},
+               {"token", optional_json(f.token)},
+               {"slot", optional_json(f.slot)},
+               {"want", optional_json(f.want)},
+               {"got", optional_json(f.got)},
+               {"measured", optional_json(f.measured)},
+               {"bound", optional_json(f.bound)},
+               {"used", optional_json(f.used)},
+               {"compared", f.compared},
+               {"message", f.message},
+               {"hypothesis", f.hypothesis}};
+  if (f.step) json["step"] = *f.step;
+  return json;
 }
 
 Finding finding_from_json(const Json& json) {
@@ -64,6 +66,7 @@ Finding finding_from_json(const Json& json) {
     if (name == cls) f.cls = value;
   f.stage = json.value("stage", "");
   f.tensor = json.value("tensor", "");
+  f.step = optional_int(json, "step");
   f.rank = optional_int(json, "rank");
   f.expert = optional_int(json, "expert");
   f.token = optional_int(json, "token");

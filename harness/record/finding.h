@@ -21,6 +21,7 @@ struct Finding {
   FindingClass cls = FindingClass::kBug;
   std::string stage;                   // tap name, or phase ("load")
   std::string tensor;                  // as reported by the subject; a parameter's name where that helps
+  std::optional<std::int64_t> step;    // of training, from 1; absent in a case without steps
   std::optional<std::int64_t> rank;
   std::optional<std::int64_t> expert;  // global id
   std::optional<std::int64_t> token;   // global index

@@ -56,6 +56,7 @@ CaseRecord case_from_json(const Json& json) {
   for (const Json& e : json.value("experts", Json::array()))
     one.experts.push_back({e.at("rank").get<std::int64_t>(), e.at("expert").get<std::int64_t>(), e.at("is_local").get<bool>(),
                            e.at("tokens").get<std::int64_t>(), e.value("wrong_rows", std::int64_t{0}), e.value("holds", "")});
+  one.digests = json.value("digests", std::map<std::string, std::string>{});
   return one;
 }
 
@@ -93,6 +94,7 @@ Json to_json(const CaseRecord& one) {
   for (const Finding& finding : one.findings) json["findings"].push_back(to_json(finding));
   for (const StageCell& cell : one.stages) json["stages"].push_back(to_json(cell));
   for (const ExpertCell& cell : one.experts) json["experts"].push_back(to_json(cell));
+  if (!one.digests.empty()) json["digests"] = one.digests;
   return json;
 }
 

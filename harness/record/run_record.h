@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -57,6 +58,7 @@ struct CaseRecord {
   std::string first_diverging;        // "experts/gate_up_RG, rank 1, expert 5"; empty if none
   std::vector<StageCell> stages;
   std::vector<ExpertCell> experts;
+  std::map<std::string, std::string> digests;   // tap -> fingerprint of the global tensor, where nothing was rounded
 };
 
 struct RunRecord {

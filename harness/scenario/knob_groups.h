@@ -24,7 +24,8 @@ base::Result<std::vector<KnobSetting>> knobs_at(const Source& source, const Yaml
 // A map of knobs by their names in the table, as in matrix, exclude, include, xfail and set; keys in `skip` are left out.
 base::Result<KnobGroup> named_knobs(const Source& source, const YamlNode& node, std::string_view skip = "");
 
-// Axes in the order of the file: {dtype: [fp32, bf16], ...}.
+// Axes in the order of the file: {dtype: [fp32, bf16], layout: [{impl: ..., mesh: ...}, ...], ...}.
+// Errors: kUsage at the key or value; at the second of two axes that set one knob, where it sets it.
 base::Result<std::vector<MatrixAxis>> matrix_axes(const Source& source, const YamlNode& node);
 
 // Names without blanks, pairwise different.

@@ -15,7 +15,8 @@ using base::Ok;
 using base::Result;
 using base::Status;
 
-constexpr std::array<std::string_view, 7> kOwnKeys = {"version", "description", "matrix", "exclude", "include", "xfail", "tags"};
+constexpr std::array<std::string_view, 8> kOwnKeys = {"version", "description", "matrix", "cover",
+                                                      "exclude", "include",     "xfail",  "tags"};
 
 std::vector<std::string> top_level_keys() {
   std::vector<std::string> keys(kOwnKeys.begin(), kOwnKeys.end());
@@ -108,6 +109,12 @@ Status read_entry(Scenario& into, const YamlEntry& entry) {
   if (key == "version") return Ok{};
   if (key == "description") return read_description(into, entry.value);
   if (key == "matrix") return read_matrix(into, entry.value);
+  if (key == "cover") {
+    auto cover = cover_of(into.source, entry.value);
+    if (!cover) return cover.error();
+    into.cover = *cover;
+    return Ok{};
+  }
   if (key == "exclude") return read_exclude(into, entry.value);
   if (key == "include") return read_include(into, entry.value);
   if (key == "xfail") return read_xfail(into, entry.value);
@@ -117,25 +124,52 @@ Status read_entry(Scenario& into, const YamlEntry& entry) {
   return read_top_level_knob(into, entry);
 }
 
+// Every setting of a knob by the matrix, in the order of the file; of a knob's axis one for each value.
+std::vector<const KnobSetting*> matrix_settings(const Scenario& scenario) {
+  std::vector<const KnobSetting*> settings;
+  for (const MatrixAxis& axis : scenario.matrix)
+    for (const KnobGroup& value : axis.values)
+      for (const KnobSetting& knob : value.knobs) settings.push_back(&knob);
+  return settings;
+}
+
 // One knob, one place: what the matrix sets cannot be set beside it.
 Status check_axes(const Scenario& scenario) {
-  for (const MatrixAxis& axis : scenario.matrix) {
-    const auto base = std::ranges::find(scenario.base, axis.knob, &KnobSetting::knob);
+  for (const KnobSetting* knob : matrix_settings(scenario)) {
+    const auto base = std::ranges::find(scenario.base, knob->knob, &KnobSetting::knob);
     if (base != scenario.base.end())
       return scenario.source.error_at(
-          axis.spot, fmt::format("{} is an axis of the matrix and set on line {}; remove one", axis.knob, base->key_spot.line));
+          knob->key_spot, fmt::format("{} is set by the matrix and on line {}; remove one", knob->knob, base->key_spot.line));
   }
+  return Ok{};
+}
+
+Status check_cover(const Scenario& scenario) {
+  if (!scenario.cover) return Ok{};
+  if (!scenario.has_matrix) return scenario.source.error_at(scenario.cover->spot, "cover chooses among the cases of a matrix; there is none");
+  if (scenario.cover->strength > scenario.matrix.size())
+    return scenario.source.error_at(scenario.cover->spot, fmt::format("cover: {} needs as many axes; the matrix has {}",
+                                                                      scenario.cover->strength, scenario.matrix.size()));
   return Ok{};
 }
 
 Spot model_spot(const Scenario& scenario) {
   const auto base = std::ranges::find(scenario.base, "model", &KnobSetting::knob);
   if (base != scenario.base.end()) return base->spot;
-  const auto axis = std::ranges::find(scenario.matrix, "model", &MatrixAxis::knob);
-  return axis == scenario.matrix.end() ? Spot{} : axis->spot;
+  for (const KnobSetting* knob : matrix_settings(scenario))
+    if (knob->knob == "model") return knob->key_spot;
+  return Spot{};
 }
 
 }  // namespace
+
+Result<Cover> cover_of(const Source& source, const YamlNode& node) {
+  auto strength = count_of(source, node, "cover");
+  if (!strength) return strength.error();
+  if (*strength < kMinCover || *strength > kMaxCover)
+    return source.error_at(node.spot, fmt::format("cover: expected a number from {} to {}, found {}", kMinCover, kMaxCover, *strength));
+  return Cover{static_cast<std::size_t>(*strength), node.spot};
+}
 
 Result<Scenario> scenario_of(YamlDocument document, std::string name) {
   Scenario scenario;
@@ -151,6 +185,7 @@ Result<Scenario> scenario_of(YamlDocument document, std::string name) {
     if (auto read = read_entry(scenario, entry); !read) return read.error();
   }
   if (auto axes = check_axes(scenario); !axes) return axes.error();
+  if (auto cover = check_cover(scenario); !cover) return cover.error();
   scenario.model_spot = model_spot(scenario);
   return scenario;
 }

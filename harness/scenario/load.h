@@ -19,6 +19,9 @@ namespace moecheck::scenario {
 base::Result<Scenario> load_scenario(const std::filesystem::path& path, const std::filesystem::path& scenarios_dir);
 base::Result<Scenario> scenario_of(YamlDocument document, std::string name);
 
+// The value of a key `cover`, of a scenario or a suite.
+base::Result<Cover> cover_of(const Source& source, const YamlNode& node);
+
 // "cases/ep/tiny" for scenarios/cases/ep/tiny.yaml.
 std::string scenario_name(const std::filesystem::path& path, const std::filesystem::path& scenarios_dir);
 

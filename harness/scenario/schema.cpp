@@ -4,6 +4,7 @@
 
 #include "harness/cases/fields.h"
 #include "harness/scenario/knob_groups.h"
+#include "harness/scenario/scenario.h"
 
 namespace moecheck::scenario {
 namespace {
@@ -13,7 +14,7 @@ using cases::Field;
 using cases::FieldType;
 
 constexpr const char* kNamePattern = "^[A-Za-z0-9_.-]+$";
-constexpr const char* kMeshPattern = "^(none|(dp|fsdp|ep|tp|sp)=[0-9]+(,(dp|fsdp|ep|tp|sp)=[0-9]+)*)$";
+constexpr const char* kMeshPattern = "^(none|(dp|fsdp|ep|tp)=[0-9]+(,(dp|fsdp|ep|tp)=[0-9]+)*)$";
 constexpr const char* kTagPattern = "^[^ ,\\n]+$";
 
 Json name_schema(const Field& field) {
@@ -34,6 +35,7 @@ Json type_schema(const Field& field) {
     case FieldType::kName:
     case FieldType::kChoice: return name_schema(field);
     case FieldType::kInt: return int_schema(field);
+    case FieldType::kReal: return {{"type", "number"}, {"minimum", field.min}, {"maximum", field.max}};
     case FieldType::kBool: return {{"type", "boolean"}};
     case FieldType::kIntList: return one_or_list(int_schema(field));
     case FieldType::kNameList: return one_or_list(name_schema(field));
@@ -73,20 +75,32 @@ Json all_knobs() {
   return properties;
 }
 
+// A map of knobs by their names, at least one.
+Json group_schema() {
+  Json group = closed_object(all_knobs());
+  group["minProperties"] = 1;
+  return group;
+}
+
+Json axis_schema(Json value) { return {{"type", "array"}, {"items", std::move(value)}, {"minItems", 1}, {"uniqueItems", true}}; }
+
 Json matrix_schema() {
   Json properties = Json::object();
-  for (const Field& field : cases::fields())
-    properties[std::string(field.name)] = {
-        {"type", "array"}, {"items", reference_to(field)}, {"minItems", 1}, {"uniqueItems", true}};
-  Json matrix = closed_object(std::move(properties));
-  matrix["description"] = "the product of these lists of values makes the cases";
-  return matrix;
+  for (const Field& field : cases::fields()) properties[std::string(field.name)] = axis_schema(reference_to(field));
+  Json bundle = axis_schema(group_schema());
+  bundle["description"] = "an axis of a free name, each of whose values sets several knobs together";
+  return {{"description", "the product of these lists of values makes the cases"},
+          {"type", "object"}, {"properties", std::move(properties)}, {"additionalProperties", std::move(bundle)}};
+}
+
+Json cover_schema() {
+  return {{"description", "instead of the whole product of the matrix a few of its cases, in which every combination of values of every "
+                          "so many axes occurs"},
+          {"type", "integer"}, {"minimum", kMinCover}, {"maximum", kMaxCover}};
 }
 
 Json group_list(std::string_view description) {
-  Json group = closed_object(all_knobs());
-  group["minProperties"] = 1;
-  return {{"description", description}, {"type", "array"}, {"items", std::move(group)}};
+  return {{"description", description}, {"type", "array"}, {"items", group_schema()}};
 }
 
 Json xfail_schema() {
@@ -113,6 +127,7 @@ Json scenario_schema() {
   properties.update(knobs_at_place(""));
   for (const std::string& place : knob_places()) properties[place] = closed_object(knobs_at_place(place));
   properties["matrix"] = matrix_schema();
+  properties["cover"] = cover_schema();
   properties["exclude"] = group_list("removes the cases of the matrix that equal an entry in all its knobs");
   properties["include"] = group_list("adds whole cases, after exclude: the base knobs and those of the entry");
   properties["xfail"] = xfail_schema();
@@ -122,6 +137,7 @@ Json scenario_schema() {
                  {"description", "Generated from the knob table; `moecheck schema` prints it."}};
   schema.update(closed_object(std::move(properties)));
   schema["required"] = Json::array({"version"});
+  schema["dependentRequired"] = {{"cover", Json::array({"matrix"})}};
   schema["$defs"] = knob_definitions();
   return schema;
 }

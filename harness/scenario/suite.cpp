@@ -31,6 +31,7 @@ struct Suite {
   Source source;
   std::vector<fs::path> files;
   KnobGroup set;
+  std::optional<Cover> cover;
   std::vector<std::string> tags;
 };
 
@@ -81,10 +82,10 @@ Status read_files(Suite& into, const YamlNode& list, const fs::path& scenarios_d
 }
 
 Result<Suite> suite_of(YamlDocument document, const fs::path& scenarios_dir) {
-  Suite suite{std::move(document.source), {}, {}, {}};
+  Suite suite{std::move(document.source), {}, {}, {}, {}};
   const YamlNode& root = document.root;
   if (auto version = check_version(suite.source, root); !version) return version.error();
-  if (auto known = check_keys(suite.source, root, {"version", "description", "suite", "set", "tags"}); !known) return known.error();
+  if (auto known = check_keys(suite.source, root, {"version", "description", "suite", "set", "cover", "tags"}); !known) return known.error();
   if (const YamlNode* description = find_value(root, "description"))
     if (auto text = text_of(suite.source, *description, "description"); !text) return text.error();
   if (auto files = read_files(suite, *find_value(root, "suite"), scenarios_dir); !files) return files.error();
@@ -92,6 +93,11 @@ Result<Suite> suite_of(YamlDocument document, const fs::path& scenarios_dir) {
     auto group = named_knobs(suite.source, *set);
     if (!group) return group.error();
     suite.set = std::move(*group);
+  }
+  if (const YamlNode* node = find_value(root, "cover")) {
+    auto cover = cover_of(suite.source, *node);
+    if (!cover) return cover.error();
+    suite.cover = *cover;
   }
   if (const YamlNode* tags = find_value(root, "tags")) {
     auto names = tags_of(suite.source, *tags);
@@ -122,21 +128,28 @@ class Collector {
   std::vector<Case> cases_;
 };
 
-Result<std::vector<Case>> cases_of_document(YamlDocument document, const KnobValues& set, const fs::path& scenarios_dir,
+// What a run changes of the scenarios that it takes.
+struct Changes {
+  const KnobValues& set;
+  std::optional<Cover> cover = {};   // of those that cover: in place of their own
+};
+
+Result<std::vector<Case>> cases_of_document(YamlDocument document, const Changes& changes, const fs::path& scenarios_dir,
                                             const FamilyLoader& load_family) {
   const std::string name = scenario_name(document.source.path, scenarios_dir);
   auto scenario = scenario_of(std::move(document), name);
   if (!scenario) return scenario.error();
-  return expand(*scenario, set, load_family);
+  if (scenario->cover && changes.cover) scenario->cover->strength = std::min(changes.cover->strength, scenario->matrix.size());
+  return expand(*scenario, changes.set, load_family);
 }
 
-Result<std::vector<Case>> cases_of_files(const std::vector<fs::path>& files, const KnobValues& set, const fs::path& scenarios_dir,
+Result<std::vector<Case>> cases_of_files(const std::vector<fs::path>& files, const Changes& changes, const fs::path& scenarios_dir,
                                          const FamilyLoader& load_family) {
   Collector collector(load_family);
   for (const fs::path& file : files) {
     auto document = read_yaml(file);
     if (!document) return document.error();
-    auto some = cases_of_document(std::move(*document), set, scenarios_dir, load_family);
+    auto some = cases_of_document(std::move(*document), changes, scenarios_dir, load_family);
     if (!some) return some.error();
     collector.add(std::move(*some));
   }
@@ -147,7 +160,7 @@ Result<std::vector<Case>> cases_of_suite(const Suite& suite, const KnobValues& s
                                          const FamilyLoader& load_family) {
   KnobValues set = set_overrides;
   for (const KnobSetting& knob : suite.set.knobs) set.emplace(knob.knob, knob.text);
-  auto all = cases_of_files(suite.files, set, scenarios_dir, load_family);
+  auto all = cases_of_files(suite.files, {set, suite.cover}, scenarios_dir, load_family);
   if (!all) {
     // expand takes the suite's values for --set; they have a better place.
     for (const KnobSetting& knob : suite.set.knobs)
@@ -211,12 +224,12 @@ Result<std::vector<Case>> load_cases(const std::string& path, const KnobValues& 
   if (is_folder(*found)) {
     const auto files = scenario_files(*found, scenarios_dir);
     if (files.empty()) return Error{ErrorCode::kUsage, "no scenario (*.yaml) below this folder", found->string()};
-    return cases_of_files(files, set_overrides, scenarios_dir, load_family);
+    return cases_of_files(files, {set_overrides}, scenarios_dir, load_family);
   }
   auto document = read_yaml(*found);
   if (!document) return document.error();
   const bool is_suite = document->root.kind == YamlKind::kMap && find_value(document->root, "suite") != nullptr;
-  if (!is_suite) return cases_of_document(std::move(*document), set_overrides, scenarios_dir, load_family);
+  if (!is_suite) return cases_of_document(std::move(*document), {set_overrides}, scenarios_dir, load_family);
   auto suite = suite_of(std::move(*document), scenarios_dir);
   if (!suite) return suite.error();
   return cases_of_suite(*suite, set_overrides, scenarios_dir, load_family);

@@ -4,6 +4,7 @@
 //     version: 1
 //     suite: [cases/ep/tiny, cases/tp/*.yaml]   # below the scenarios folder; .yaml may be left out; * and ? do not match '/'
 //     set: {dtype: bf16}                        # as --set, which wins over it
+//     cover: 3                                  # for scenarios that say cover: how many axes at a time
 //     tags: [smoke]                             # added to those of the scenarios
 #pragma once
 

@@ -56,6 +56,11 @@ Status check_decimal(const Source& source, const YamlNode& node, std::string_vie
   return Ok{};
 }
 
+Status check_real(const Source& source, const YamlNode& node, std::string_view what) {
+  if (node.kind == YamlKind::kScalar && !node.is_quoted) return Ok{};   // the knob table reads the digits
+  return source.error_at(node.spot, fmt::format("{}: expected a number, {}", what, found(node)));
+}
+
 Status check_boolean(const Source& source, const YamlNode& node, std::string_view what) {
   if (node.kind == YamlKind::kScalar && is_plain_boolean(node)) return Ok{};
   return source.error_at(node.spot, fmt::format("{}: expected true or false, {}", what, found(node)));
@@ -72,6 +77,7 @@ Status check_type(const Source& source, const Field& field, const YamlNode& node
   switch (field.type) {
     case FieldType::kInt:
     case FieldType::kIntList: return check_decimal(source, node, field.name);
+    case FieldType::kReal: return check_real(source, node, field.name);
     case FieldType::kBool: return check_boolean(source, node, field.name);
     case FieldType::kName:
     case FieldType::kChoice:

@@ -93,14 +93,14 @@ base::Result<Reply> reply_from_json(const Json& json) {
 }
 
 Json to_json(const CollectiveEvent& event) {
-  return {{"event", event.is_enter ? "enter" : "leave"}, {"collective", event.collective}, {"group", event.group},
-          {"sequence", event.sequence}, {"site", event.site}};
+  Json json = trace::to_json(event.collective);
+  json["event"] = event.is_enter ? "enter" : "leave";
+  return json;
 }
 
 base::Result<CollectiveEvent> collective_event_from_json(const Json& json) {
   return read_message<CollectiveEvent>("event", [&]() -> base::Result<CollectiveEvent> {
-    return CollectiveEvent{json.at("event").get<std::string>() == "enter", json.value("collective", ""), json.value("group", ""),
-                           json.value("sequence", std::int64_t{0}), json.value("site", "")};
+    return CollectiveEvent{json.at("event").get<std::string>() == "enter", trace::collective_from_json(json)};
   });
 }
 

@@ -4,14 +4,15 @@
 // LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT as torchrun sets them, and MOECHECK_SOCKET, a UNIX stream socket to
 // connect to. JSON objects, one a line:
 //   rank -> driver   {"event": "hello", "protocol": 1, "rank": r, "pid": p}         first, unasked
-//   driver -> rank   {"id": n, "op": "open", ...OpenRequest}, then {"id": n, "op": "load" | "forward" | "close"}
+//   driver -> rank   {"id": n, "op": "open", ...OpenRequest}, then {"id": n, "op": "load" | "close"},
+//                    {"id": n, "op": "forward" | "backward" | "step", "batch": b}: step after the last batch of each step
 //   rank -> driver   {"id": n, "ok": true, "implementation": s, "experts_backend": s}
 //                    {"id": n, "ok": false, "code": "unsupported" | "oom" | "io" | "error", "message": s, "traceback": s}
-//   rank -> driver   {"event": "enter" | "leave", "collective": s, "group": s, "sequence": n, "site": s}   at any time:
-//                    lets a timeout name the collective that a rank waits in
+//   rank -> driver   {"event": "enter" | "leave", "kind": s, "group": s, "sequence": n, "site": s, ...trace::Collective}   at any
+//                    time: a timeout names the collective that a rank waits in, and ranks that do not agree are told at once
 // "io": the rank could not read the checkpoint or write its trace; that is infrastructure and says nothing about the layer.
 // A closed socket asks the rank to leave. Stdout and stderr stay free. A phase's tensors are written to
-// TRACE/<phase>/rank<r>.safetensors (harness/trace/trace.h) before the reply. An unsupported case is refused, never run as
+// TRACE/<folder of phase and batch>/rank<r>.safetensors (harness/trace/trace.h) before the reply. An unsupported case is refused, never run as
 // something else.
 #pragma once
 
@@ -23,6 +24,7 @@
 #include "harness/base/json.h"
 #include "harness/base/result.h"
 #include "harness/cases/case.h"
+#include "harness/trace/comm_log.h"
 
 namespace moecheck::subject {
 
@@ -47,10 +49,7 @@ struct Reply {
 
 struct CollectiveEvent {
   bool is_enter = false;
-  std::string collective;   // "all_reduce"
-  std::string group;        // mesh dimension
-  std::int64_t sequence = 0;
-  std::string site;         // stage
+  trace::Collective collective;   // leave repeats what enter said
 };
 
 base::Json to_json(const OpenRequest& request);

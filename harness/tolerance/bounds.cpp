@@ -1,5 +1,6 @@
 #include "harness/tolerance/bounds.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -21,21 +22,40 @@ constexpr double kSiluRoundings = 8;
 // exp(-g) overflows fp32 for g < -88.7, where |silu(g)| < 2^-121; zero is then a fair answer. Times |up| up to 8.
 constexpr double kSiluFlush = 0x1p-118;
 
+// Norm beside its sum: square and root of the parts, square of those, the last root, and a factor on the way.
+constexpr std::int64_t kNormRoundings = 8;
+// A sum of more squares than these is taken in blocks by everyone; the bound is then 6 %.
+constexpr std::int64_t kMaxSquares = std::int64_t{1} << 21;
+
+// A probability below the smallest normal number of fp32 may be flushed, or come from an exponential that is coarse there.
+constexpr double kSoftmaxFlush = 0x1p-126;
+// The same times gradients of routing weights up to 2^8.
+constexpr double kSoftmaxGradientFlush = 0x1p-118;
+
 struct StageName {
   std::string_view tap;
   Stage stage;
 };
 
 constexpr std::array kStages = {
-    StageName{"input/x_TD", Stage::kExact},           StageName{"router/logits_TE", Stage::kMatmul},
+    StageName{"input/x_TD", Stage::kExact},           StageName{"experts/in_RD", Stage::kDispatch},
+    StageName{"router/logits_TE", Stage::kMatmul},
     StageName{"router/scores_TK", Stage::kScores},    StageName{"experts/gate_up_RG", Stage::kMatmul},
     StageName{"experts/act_RF", Stage::kActivation},  StageName{"experts/out_RD", Stage::kMatmul},
     StageName{"combine/partial_TD", Stage::kCombine}, StageName{"output/y_TD", Stage::kReduction},
     StageName{"grad/y_TD", Stage::kExact},            StageName{"grad/out_RD", Stage::kGradient},
     StageName{"grad/act_RF", Stage::kGradient},       StageName{"grad/gate_up_RG", Stage::kGradient},
     StageName{"grad/experts/down_EDF", Stage::kGradient}, StageName{"grad/experts/gate_up_EGD", Stage::kGradient},
-    StageName{"grad/scores_TK", Stage::kGradient},    StageName{"grad/logits_TE", Stage::kGradient},
+    StageName{"grad/scores_TK", Stage::kGradient},    StageName{"grad/logits_TE", Stage::kSoftmaxGradient},
     StageName{"grad/router/w_ED", Stage::kGradient},  StageName{"grad/x_TD", Stage::kGradient},
+    StageName{"grad/in_RD", Stage::kGradient},        StageName{"optim/norm_1", Stage::kNorm},
+    StageName{"optim/clip_1", Stage::kOptimizer},
+};
+
+// For each parameter one.
+constexpr std::array kStepStages = {
+    StageName{"optim/grad/", Stage::kOptimizer}, StageName{"optim/m/", Stage::kOptimizer},  StageName{"optim/v/", Stage::kOptimizer},
+    StageName{"optim/master/", Stage::kOptimizer}, StageName{"optim/param/", Stage::kExact},
 };
 
 // B = gamma_K sum|a b| + u_s |c|. The stored number is the accumulated one, hence u_s on |c| plus its error.
@@ -77,11 +97,31 @@ double gradient_bound(const StageBoundInput& in, double u_s) {
   return accumulated + u_s * (std::fabs(in.value) + accumulated);
 }
 
+// One rounding of one product.
+double dispatch_bound(const StageBoundInput& in, double u_s) {
+  return in.terms == 0 ? 0 : u_s * std::fabs(in.value) + base::underflow_unit(in.store);
+}
+
+double optimizer_bound(const StageBoundInput& in) {
+  const double underflow = base::underflow_unit(base::DType::kF32) * static_cast<double>(in.terms);
+  return gamma(in.terms, kAccumulator) * in.magnitude + underflow;
+}
+
+// All summands are positive, so that n roundings of the sum lie between factors (1 - u)^n and (1 + u)^n, and the root halves the
+// exponent. A square may underflow.
+double norm_bound(const StageBoundInput& in) {
+  const std::int64_t half = (std::min(in.terms, kMaxSquares) + 1) / 2;
+  const double underflow = std::sqrt(static_cast<double>(in.terms) * base::underflow_unit(base::DType::kF32));
+  return gamma(half + kNormRoundings, kAccumulator) * std::fabs(in.value) + underflow;
+}
+
 }  // namespace
 
 std::optional<Stage> stage_of_tap(std::string_view tap) {
   for (const StageName& row : kStages)
     if (row.tap == tap) return row.stage;
+  for (const StageName& row : kStepStages)
+    if (tap.starts_with(row.tap)) return row.stage;
   return std::nullopt;
 }
 
@@ -97,10 +137,14 @@ double stage_bound(const StageBoundInput& in) {
   const double underflow = base::underflow_unit(in.store) * static_cast<double>(in.terms + 1);
   switch (in.stage) {
     case Stage::kExact: return 0;
+    case Stage::kDispatch: return dispatch_bound(in, u_s);
+    case Stage::kOptimizer: return optimizer_bound(in);
+    case Stage::kNorm: return norm_bound(in);
     case Stage::kMatmul: return matmul_bound(in, u_s) + underflow;
-    case Stage::kScores: return scores_bound(in, u_s) + underflow;
+    case Stage::kScores: return scores_bound(in, u_s) + underflow + kSoftmaxFlush;
     case Stage::kActivation: return activation_bound(in, u_s) + underflow;
     case Stage::kCombine: return combine_bound(in, u_s) + underflow;
+    case Stage::kSoftmaxGradient: return gradient_bound(in, u_s) + underflow + kSoftmaxGradientFlush;
     case Stage::kGradient: return gradient_bound(in, u_s) + underflow;
     case Stage::kReduction: return in.terms <= 1 ? 0 : reduction_bound(in, u_s) + underflow;
   }
@@ -110,6 +154,10 @@ double stage_bound(const StageBoundInput& in) {
 
 double softmax_order_slack(std::int64_t num_experts) {
   return (static_cast<double>(num_experts) + kOrderRoundings) * kAccumulator;
+}
+
+double softmax_flush_distance() {
+  return -std::log(kSoftmaxFlush);
 }
 
 double used(double err, double bound) {

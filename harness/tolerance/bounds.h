@@ -15,13 +15,18 @@
 namespace moecheck::tolerance {
 
 enum class Stage {
-  kExact,       // copied, never computed: input
+  kExact,       // copied, or rounded once from what is recorded: input, the parameters of a master copy
+  kDispatch,    // a copied row (terms 0), or one times its score (terms 1)
   kMatmul,      // logits, gate_up, out: a dot product of `terms` products
   kScores,      // softmax over `terms` logits, taken in fp32
   kActivation,  // silu(gate) * up
   kCombine,     // weighted sum over `terms` slots
   kReduction,   // sum of `terms` ranks' partial results, in the store dtype
+  kSoftmaxGradient,  // like kGradient, of products with probabilities that fp32 may flush to zero
   kGradient,    // sums of `terms` products in fp32, whose parts were stored and added `roundings` times in the store dtype
+  // In fp32, whatever the case's dtype is:
+  kOptimizer,   // formulas of an optimizer's step, of at most `terms` roundings from an input to the result
+  kNorm,        // the root of a sum of `terms` squares
 };
 
 // The stage that a tap shows; none for taps that are not computed in floating point.
@@ -45,6 +50,9 @@ double stage_bound(const StageBoundInput& in);
 
 // Two probabilities of one softmax may come out in the other order if their logits differ by less than this.
 double softmax_order_slack(std::int64_t num_experts);
+
+// An expert whose logit lies this far below the largest may have a probability of 0 in fp32: any order among such is right.
+double softmax_flush_distance();
 
 // err <= bound, so that NaN fails.
 inline bool within(double err, double bound) { return err <= bound; }

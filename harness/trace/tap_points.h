@@ -8,10 +8,16 @@
 namespace moecheck::trace {
 
 enum class TapKind {
-  kParam,     // as loaded: local shard with placement
-  kTokens,    // T rows on every rank
+  kParam,     // lies as a parameter does: local shard with placement
+  kTokens,    // a row for each token of the rank (T), or of those that it sees in the dispatch (S)
   kRows,      // R routed rows; row i belongs to dispatch/rows[i]
   kCounts,
+};
+
+enum class ElementKind {
+  kStore,     // the case's dtype
+  kFp32,
+  kInteger,
 };
 
 struct TapPoint {
@@ -20,6 +26,7 @@ struct TapPoint {
   TapKind kind;
   std::string_view phase;  // which phase writes it
   std::string_view meaning;
+  ElementKind element = ElementKind::kStore;
 };
 
 // Stage order; the position in this table is the order in which stages are blamed.

@@ -11,20 +11,50 @@ using base::Error;
 using base::ErrorCode;
 using base::Json;
 
-std::filesystem::path rank_file(const std::filesystem::path& trace_dir, std::string_view phase, model::Dim rank) {
-  return trace_dir / std::string(phase) / fmt::format("rank{}.safetensors", rank);
+// The step after batch b leaves the parameters that batch b + 1 begins with.
+constexpr std::string_view kStepped = "optim/param/";
+constexpr std::string_view kParam = "param/";
+
+std::filesystem::path rank_file(const std::filesystem::path& trace_dir, std::string_view folder, model::Dim rank) {
+  return trace_dir / std::string(folder) / fmt::format("rank{}.safetensors", rank);
+}
+
+base::Result<std::vector<model::Cut>> cuts_from_json(const Json& json) {
+  std::vector<model::Cut> cuts;
+  for (const Json& pair : json) {
+    auto placement = model::Placement::parse(pair.at(1).get<std::string>());
+    if (!placement) return placement.error();
+    cuts.push_back({pair.at(0).get<std::string>(), *placement});
+  }
+  return cuts;
+}
+
+Json to_json(const std::vector<model::Cut>& cuts) {
+  Json json = Json::array();
+  for (const model::Cut& cut : cuts) json.push_back({cut.mesh_dim, cut.placement.text()});
+  return json;
 }
 
 base::Result<Tapped> read_tap(const std::string& name, const base::HostTensor& tensor, const Json& taps) {
-  Tapped tapped{tensor, model::replicate(), "", tensor.shape()};
+  Tapped tapped{tensor, {}, tensor.shape()};
   if (!taps.contains(name)) return tapped;
   const Json& about = taps[name];
-  auto placement = model::Placement::parse(about.value("placement", "Replicate"));
-  if (!placement) return Error{ErrorCode::kDamaged, fmt::format("tap '{}': {}", name, placement.error().message), ""};
-  tapped.placement = *placement;
-  tapped.mesh_dim = about.value("mesh_dim", "");
+  auto cuts = cuts_from_json(about.value("cuts", Json::array()));
+  if (!cuts) return Error{ErrorCode::kDamaged, fmt::format("tap '{}': {}", name, cuts.error().message), ""};
+  tapped.cuts = *std::move(cuts);
   tapped.global_shape = about.value("global_shape", tensor.shape());
   return tapped;
+}
+
+base::Result<std::vector<PlanEntry>> read_plan(const Json& json) {
+  std::vector<PlanEntry> plan;
+  for (const Json& entry : json) {
+    auto cuts = cuts_from_json(entry.value("cuts", Json::array()));
+    if (!cuts) return Error{ErrorCode::kDamaged, fmt::format("plan: {}", cuts.error().message), ""};
+    plan.push_back({entry.at("pattern").get<std::string>(), entry.at("style").get<std::string>(), *std::move(cuts),
+                    entry.value("parameters", std::vector<std::string>{})});
+  }
+  return plan;
 }
 
 base::Status merge_phase(const std::filesystem::path& path, RankTrace& rank) {
@@ -36,6 +66,11 @@ base::Status merge_phase(const std::filesystem::path& path, RankTrace& rank) {
     rank.aborted = rank.aborted || about->value("aborted", false);
     rank.implementation = about->value("implementation", rank.implementation);
     rank.experts_backend = about->value("experts_backend", rank.experts_backend);
+    for (const Json& one : about->value("comm", Json::array())) rank.comm.push_back(collective_from_json(one));
+    for (const Json& one : about->value("declared_comm", Json::array())) rank.declared_comm.push_back(declared_from_json(one));
+    auto plan = read_plan(about->value("plan", Json::array()));
+    if (!plan) return Error{plan.error().code, plan.error().message, path.string()};
+    if (!plan->empty()) rank.plan = *std::move(plan);
     const Json taps = about->value("taps", Json::object());
     if (!taps.is_object()) return Error{ErrorCode::kDamaged, "metadata 'moecheck': taps is not an object", path.string()};
     for (const auto& [name, tensor] : file->tensors) {
@@ -61,37 +96,69 @@ const base::HostTensor* RankTrace::tensor(std::string_view name) const {
   return tapped == nullptr ? nullptr : &tapped->tensor;
 }
 
-base::Status write_rank_phase(const std::filesystem::path& trace_dir, std::string_view phase, const RankTrace& rank,
+std::string phase_folder(std::string_view phase, model::Dim batch) {
+  return batch == 0 ? std::string(phase) : fmt::format("{}.{}", phase, batch);
+}
+
+base::Status write_rank_phase(const std::filesystem::path& trace_dir, std::string_view phase_folder, const RankTrace& rank,
                               const std::map<std::string, model::Dim>& coordinate) {
   Json about = {{"rank", rank.rank},       {"coordinate", coordinate},
                 {"aborted", rank.aborted}, {"implementation", rank.implementation},
                 {"experts_backend", rank.experts_backend}, {"taps", Json::object()}};
+  for (const Collective& one : rank.comm) about["comm"].push_back(to_json(one));
+  for (const DeclaredCollective& one : rank.declared_comm) about["declared_comm"].push_back(to_json(one));
+  for (const PlanEntry& entry : rank.plan)
+    about["plan"].push_back({{"pattern", entry.pattern}, {"style", entry.style}, {"cuts", to_json(entry.cuts)}, {"parameters", entry.parameters}});
   std::vector<NamedTensor> tensors;
   for (const auto& [name, tapped] : rank.taps) {
     tensors.push_back({name, tapped.tensor});
-    about["taps"][name] = {{"placement", tapped.placement.text()},
-                           {"mesh_dim", tapped.mesh_dim},
-                           {"global_shape", tapped.global_shape}};
+    about["taps"][name] = {{"cuts", to_json(tapped.cuts)}, {"global_shape", tapped.global_shape}};
   }
-  const std::filesystem::path path = rank_file(trace_dir, phase, rank.rank);
+  const std::filesystem::path path = rank_file(trace_dir, phase_folder, rank.rank);
   if (auto made = base::make_folders(path.parent_path()); !made) return made.error();
   return write_safetensors(path, tensors, {{"moecheck", about.dump()}});
 }
 
-base::Result<Trace> read_trace(const std::filesystem::path& trace_dir, const std::vector<std::string>& phases,
-                               model::Dim num_ranks) {
-  Trace trace;
-  for (model::Dim r = 0; r < num_ranks; ++r) {
-    RankTrace rank;
-    rank.rank = r;
-    for (const std::string& phase : phases) {
-      const std::filesystem::path path = rank_file(trace_dir, phase, r);
-      if (!std::filesystem::exists(path)) continue;
-      if (auto merged = merge_phase(path, rank); !merged) return merged.error();
-    }
-    trace.ranks.push_back(std::move(rank));
+namespace {
+
+base::Result<RankTrace> read_rank(const std::filesystem::path& trace_dir, const std::vector<std::string>& phases, model::Dim rank_id,
+                                  model::Dim batch) {
+  RankTrace rank;
+  rank.rank = rank_id;
+  for (const std::string& phase : phases) {
+    if (phase == "load" && batch > 0) continue;
+    const std::filesystem::path path = rank_file(trace_dir, phase_folder(phase, batch), rank_id);
+    if (!std::filesystem::exists(path)) continue;
+    if (auto merged = merge_phase(path, rank); !merged) return merged.error();
   }
-  return trace;
+  return rank;
+}
+
+bool is_stepped(const RankTrace& rank) {
+  const auto found = rank.taps.lower_bound(kStepped);
+  return found != rank.taps.end() && found->first.starts_with(kStepped);
+}
+
+// What the parameters of a batch are, given those of the batch before.
+void take_parameters(const RankTrace& before, RankTrace& rank) {
+  const std::string_view prefix = is_stepped(before) ? kStepped : kParam;
+  for (const auto& [name, tapped] : before.taps)
+    if (name.starts_with(prefix)) rank.taps.insert_or_assign(std::string(kParam) + name.substr(prefix.size()), tapped);
+  rank.plan = before.plan;
+}
+
+}  // namespace
+
+base::Result<std::vector<Trace>> read_trace(const std::filesystem::path& trace_dir, const TraceExtent& extent) {
+  std::vector<Trace> batches(static_cast<std::size_t>(extent.num_batches));
+  for (model::Dim b = 0; b < extent.num_batches; ++b)
+    for (model::Dim r = 0; r < extent.num_ranks; ++r) {
+      auto rank = read_rank(trace_dir, extent.phases, r, b);
+      if (!rank) return rank.error();
+      if (b > 0) take_parameters(batches[static_cast<std::size_t>(b - 1)].ranks[static_cast<std::size_t>(r)], *rank);
+      batches[static_cast<std::size_t>(b)].ranks.push_back(*std::move(rank));
+    }
+  return batches;
 }
 
 }  // namespace moecheck::trace

@@ -1,4 +1,4 @@
-// A Communicator over any c10d backend, one group a mesh dimension.
+// A Communicator over any c10d backend, one group for each combination of mesh dimensions, made at its first use.
 #pragma once
 
 #include <functional>

@@ -24,17 +24,18 @@ ExpertsOutput grouped_mm_forward(const ExpertsInput& in, const SentinelTreatment
   // The last bin of histc is closed; a sentinel id lies above it and is not counted.
   const at::Tensor counts_e = at::histc(sortable_N.to(at::kFloat), in.local.count, 0, static_cast<double>(in.local.count - 1));
   const at::Tensor ends_e = counts_e.cumsum(0).to(at::kInt);
-  const at::Tensor x_ND = in.x_TD.index_select(0, sorted(flat.token_N));
+  const at::Tensor scores_N = sorted(flat.scores_N);
+  const at::Tensor x_ND = in.scores.rows(in.x_TD.index_select(0, sorted(flat.token_N)), scores_N);
   const at::Tensor gate_up_NG = at::_grouped_mm(x_ND, in.gate_up_EGD.transpose(-2, -1), ends_e);
   const at::Tensor act_NF = silu_times_up(gate_up_NG);
   const at::Tensor out_ND = at::_grouped_mm(act_NF, in.down_EDF.transpose(-2, -1), ends_e);
   const at::Tensor is_elsewhere_N1 = sorted(flat.ids_N >= in.local.count).unsqueeze(1);
-  const at::Tensor weighted_ND = treatment.finish(out_ND * sorted(flat.scores_N).unsqueeze(1), is_elsewhere_N1);
+  const at::Tensor weighted_ND = treatment.finish(in.scores.weighted(out_ND, scores_N), is_elsewhere_N1);
   const at::Tensor back_N = at::argsort(order_N);
   const at::Tensor partial_TD =
       weighted_ND.index_select(0, back_N).view({in.x_TD.size(0), in.slots.ids_TK.size(1), in.x_TD.size(1)}).sum(1);
-  return {partial_TD, row_keys(sorted(flat.token_N), sorted(flat.slot_N), sorted(flat.ids_N), in.local.count), {gate_up_NG}, {act_NF},
-          {out_ND}};
+  return {partial_TD, row_keys(sorted(flat.token_N), sorted(flat.slot_N), sorted(flat.ids_N), in.local.count), {x_ND}, {gate_up_NG},
+          {act_NF}, {out_ND}};
 }
 
 }  // namespace moecheck::parallel_impls

@@ -9,7 +9,7 @@ MOECHECK_REGISTER_FAULT({
      "impl=tp_sharded model=mixtral mesh=tp=3 dtype=fp32",
      {{"stage_diff", "output/y_TD", 0, std::nullopt}, {"replica_agreement", "output/y_TD", 1, std::nullopt}}},
     [](Seams& seams) {
-      seams.combine = [](const at::Tensor& partial_TD, const std::shared_ptr<Communicator>&, const std::string&) { return partial_TD; };
+      seams.combine = [](const at::Tensor& partial_TD, const Meeting&) { return partial_TD; };
     },
 });
 

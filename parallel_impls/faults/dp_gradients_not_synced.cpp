@@ -8,7 +8,7 @@ MOECHECK_REGISTER_FAULT({
      "gradients are not reduced over data-parallel ranks: replicas part at the first step", "sync_gradients",
      "impl=ep_allreduce model=qwen3_moe mesh=dp=2,ep=2 dtype=bf16 phases=load,forward,backward tokens=7,5",
      {{"gradient_parity", "grad/experts/gate_up_EGD", 0, std::nullopt}, {"replica_agreement", "grad/router/w_ED", 2, std::nullopt}}},
-    [](Seams& seams) { seams.sync_gradients = [](LayerParams&, Communicator&) {}; },
+    [](Seams& seams) { seams.sync_gradients = [](LayerParams&, Communicator&, const GradientDims&) {}; },
 });
 
 }  // namespace

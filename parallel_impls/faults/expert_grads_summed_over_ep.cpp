@@ -4,10 +4,10 @@ namespace moecheck::parallel_impls {
 namespace {
 
 // The reduction that the router needed, put on the expert weights: it sums gradients of different experts.
-void also_sum_experts_over_ep(const Seams& sound, LayerParams& gradients, Communicator& comm) {
-  sound.sync_gradients(gradients, comm);
-  comm.all_reduce_sum(gradients.gate_up_EGD, "ep", "grad/param");
-  comm.all_reduce_sum(gradients.down_EDF, "ep", "grad/param");
+void also_sum_experts_over_ep(const Seams& sound, LayerParams& gradients, Communicator& comm, const GradientDims& dims) {
+  sound.sync_gradients(gradients, comm, dims);
+  comm.all_reduce_sum(gradients.gate_up_EGD, "ep", "grad/experts/gate_up_EGD");
+  comm.all_reduce_sum(gradients.down_EDF, "ep", "grad/experts/down_EDF");
 }
 
 MOECHECK_REGISTER_FAULT({
@@ -16,7 +16,9 @@ MOECHECK_REGISTER_FAULT({
      "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=fp32 phases=load,forward,backward tokens=17",
      {{"gradient_parity", "grad/experts/gate_up_EGD", 0, std::nullopt}, {"gradient_parity", "grad/experts/down_EDF", 1, std::nullopt}}},
     [](Seams& seams) {
-      seams.sync_gradients = [sound = seams](LayerParams& gradients, Communicator& comm) { also_sum_experts_over_ep(sound, gradients, comm); };
+      seams.sync_gradients = [sound = seams](LayerParams& gradients, Communicator& comm, const GradientDims& dims) {
+        also_sum_experts_over_ep(sound, gradients, comm, dims);
+      };
     },
 });
 

@@ -9,7 +9,7 @@ MOECHECK_REGISTER_FAULT({
      "impl=tp_sharded model=qwen3_moe mesh=tp=2 dtype=fp32 phases=load,forward,backward",
      {{"gradient_parity", "grad/x_TD", 0, std::nullopt}, {"gradient_parity", "grad/x_TD", 1, std::nullopt}}},
     [](Seams& seams) {
-      seams.enter_tokens = [](const at::Tensor& x_TD, const std::shared_ptr<Communicator>&, const std::string&) { return x_TD; };
+      seams.enter_tokens = [](const at::Tensor& x_TD, const Meeting&) { return x_TD; };
     },
 });
 

@@ -9,7 +9,7 @@ MOECHECK_REGISTER_FAULT({
      "enter_scores", "impl=ep_allreduce model=mixtral mesh=ep=2 dtype=bf16 phases=load,forward,backward",
      {{"gradient_parity", "grad/scores_TK", 0, std::nullopt}, {"replica_agreement", "grad/router/w_ED", 1, std::nullopt}}},
     [](Seams& seams) {
-      seams.enter_scores = [](const at::Tensor& scores_TK, const std::shared_ptr<Communicator>&, const std::string&) { return scores_TK; };
+      seams.enter_scores = [](const at::Tensor& scores_TK, const Meeting&) { return scores_TK; };
     },
 });
 

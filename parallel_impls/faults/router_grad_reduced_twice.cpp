@@ -10,8 +10,8 @@ MOECHECK_REGISTER_FAULT({
      "impl=ep_allreduce model=mixtral mesh=ep=3 dtype=fp32 phases=load,forward,backward",
      {{"gradient_parity", "grad/scores_TK", 0, std::nullopt}, {"gradient_parity", "grad/scores_TK", 2, std::nullopt}}},
     [](Seams& seams) {
-      seams.enter_scores = [](const at::Tensor& scores_TK, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
-        return copy_to_group(copy_to_group(scores_TK, comm, dim, "grad/scores_TK"), comm, dim, "grad/scores_TK");
+      seams.enter_scores = [](const at::Tensor& scores_TK, const Meeting& where) {
+        return copy_to_group(copy_to_group(scores_TK, where), where);
       };
     },
 });

@@ -37,12 +37,17 @@ class Layer {
   virtual ~Layer() = default;
   // Ranks: every rank of the mesh. Taps param/*.
   virtual void load(const std::filesystem::path& checkpoint, Tapper& tapper) = 0;
-  // x_TD: tokens of the rank's data-parallel group. Ranks: every rank of the mesh, also with T == 0.
+  // x_TD: tokens of the rank's token shard. Ranks: every rank of the mesh, also with T == 0.
   virtual void forward(const at::Tensor& x_TD, Tapper& tapper) = 0;
   // After forward, of a case whose phases have a backward. grad_y_TD: the loss's gradient of the output. Taps grad/*.
   // Ranks: every rank of the mesh, also with T == 0.
   virtual void backward(const at::Tensor& grad_y_TD, Tapper& tapper) = 0;
-  virtual std::string experts_backend() const = 0;   // the one that really runs
+  // After the backwards of a step: one step of the optimizer with the sum of their gradients. Taps optim/*.
+  virtual void step(Tapper& tapper) = 0;
+  // What the implementation sends in a phase, from the case alone, whatever a seam was replaced with.
+  virtual std::vector<trace::DeclaredCollective> declared(std::string_view phase) const = 0;
+  virtual const std::vector<trace::PlanEntry>& plan() const = 0;   // after load
+  virtual std::string experts_backend() const = 0;                 // the one that really runs
   virtual at::Device device() const = 0;
 };
 

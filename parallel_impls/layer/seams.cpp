@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "parallel_impls/comm/autograd_collectives.h"
-
 namespace moecheck::parallel_impls {
 namespace {
 
@@ -19,6 +17,57 @@ RoutedSlots keep_shape_with_sentinels(const RoutedSlots& global, const LocalExpe
           (global.ids_TK - local.first).masked_fill(is_local.logical_not(), local.count)};
 }
 
+// A plan names what it changes; a parameter that it does not name stays replicated.
+std::vector<Style> styles_of_matching(const Plan& plan, std::string_view parameter) {
+  std::vector<Style> styles;
+  for (const PlanEntry& entry : plan)
+    if (matches(entry, parameter)) styles.push_back(entry.style);
+  return styles;
+}
+
+// Shards along any dimension travel as rows.
+at::Tensor gather_shards(const at::Tensor& shard, model::Dim dim, const Rows& rows, const Meeting& where) {
+  return gather_from_group(shard.transpose(0, dim).contiguous(), rows, where).transpose(0, dim).contiguous();
+}
+
+void sum_over_token_shards(LayerParams& gradients, Communicator& comm, const GradientDims& dims) {
+  for (const ParamInfo& param : kTrainable)
+    comm.all_reduce_sum(gradients.*param.member, param.name == kRouter ? dims.dense : dims.experts, tap_of("grad", param));
+}
+
+void fill_loading(Seams& seams) {
+  seams.plan = [](const Plan& plan) { return plan; };
+  seams.styles_of = styles_of_matching;
+  seams.expert_range = contiguous_experts;
+  seams.packed_rows = gate_and_up_pieces;
+  seams.after_load = [](LayerParams&, Communicator&) {};
+}
+
+void fill_forward(Seams& seams) {
+  seams.gather_parameter = gather_shards;
+  seams.probabilities = [](const at::Tensor& logits_TE) { return at::softmax(logits_TE, -1, at::kFloat); };
+  seams.shard_routing = keep_shape_with_sentinels;
+  seams.find_backend = find_registered_backend;
+  seams.enter_tokens = copy_to_group;
+  seams.enter_scores = copy_to_group;
+  seams.enter_slice = copy_to_group;
+  seams.gather_scores = gather_from_group;
+  seams.sent_keys = [](const at::Tensor& keys_N3) { return keys_N3; };
+  seams.returned_to = [](const at::Tensor& token_N) { return token_N; };
+  seams.combine = reduce_from_group;
+}
+
+void fill_training(Seams& seams) {
+  seams.sync_gradients = sum_over_token_shards;
+  seams.is_owned = [](std::string_view) { return true; };
+  seams.norm_dims = [](std::string_view, const std::vector<model::Cut>& cuts) {
+    std::string dims;
+    for (const model::Cut& cut : cuts) dims += (dims.empty() ? "" : ",") + cut.mesh_dim;
+    return dims;
+  };
+  seams.after_step = [](LayerParams&, Communicator&) {};
+}
+
 }  // namespace
 
 std::pair<model::Dim, model::Dim> contiguous_experts(model::Dim num_experts, const ShardContext& shard) {
@@ -32,32 +81,23 @@ Ranges gate_and_up_pieces(model::Dim packed_rows, const ShardContext& shard) {
   return {{shard.coordinate * piece, piece}, {half + shard.coordinate * piece, piece}};
 }
 
+ScoreRule score_rule(model::ScorePosition position) {
+  const auto untouched = [](const at::Tensor& rows_ND, const at::Tensor&) { return rows_ND; };
+  const auto multiplied = [](const at::Tensor& rows_ND, const at::Tensor& scores_N) { return rows_ND * scores_N.unsqueeze(1); };
+  if (position == model::ScorePosition::kBeforeExperts) return {multiplied, untouched};
+  return {untouched, multiplied};
+}
+
+ScoreRule no_scores() {
+  const auto untouched = [](const at::Tensor& rows_ND, const at::Tensor&) { return rows_ND; };
+  return {untouched, untouched};
+}
+
 Seams sound_seams() {
   Seams seams;
-  // A plan names what it changes; a parameter that it does not name stays replicated.
-  seams.style_of = [](const Plan& plan, std::string_view parameter) {
-    const auto is_it = [&](const PlanEntry& entry) { return entry.parameter == parameter; };
-    return std::ranges::any_of(plan, is_it) ? find_style(plan, parameter) : Style::kReplicate;
-  };
-  seams.expert_range = contiguous_experts;
-  seams.packed_rows = gate_and_up_pieces;
-  seams.after_load = [](LayerParams&, Communicator&) {};
-  seams.probabilities = [](const at::Tensor& logits_TE) { return at::softmax(logits_TE, -1, at::kFloat); };
-  seams.shard_routing = keep_shape_with_sentinels;
-  seams.find_backend = find_registered_backend;
-  seams.enter_tokens = [](const at::Tensor& x_TD, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
-    return copy_to_group(x_TD, comm, dim, "grad/x_TD");
-  };
-  seams.enter_scores = [](const at::Tensor& scores_TK, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
-    return copy_to_group(scores_TK, comm, dim, "grad/scores_TK");
-  };
-  seams.combine = [](const at::Tensor& partial_TD, const std::shared_ptr<Communicator>& comm, const std::string& dim) {
-    return reduce_from_group(partial_TD, comm, dim, "output/y_TD");
-  };
-  seams.sync_gradients = [](LayerParams& gradients, Communicator& comm) {
-    for (at::Tensor* gradient : {&gradients.router_ED, &gradients.gate_up_EGD, &gradients.down_EDF})
-      comm.all_reduce_sum(*gradient, "dp", "grad/param");
-  };
+  fill_loading(seams);
+  fill_forward(seams);
+  fill_training(seams);
   return seams;
 }
 

@@ -6,14 +6,12 @@
 namespace moecheck::parallel_impls {
 
 void Tapper::tap(std::string_view name, const at::Tensor& tensor) {
-  tap_placed(name, tensor, model::replicate(), "", base::Shape(tensor.sizes().begin(), tensor.sizes().end()));
+  tap_placed(name, tensor, {}, base::Shape(tensor.sizes().begin(), tensor.sizes().end()));
 }
 
-void Tapper::tap_placed(std::string_view name, const at::Tensor& tensor, const model::Placement& placement,
-                        std::string_view mesh_dim, base::Shape global_shape) {
+void Tapper::tap_placed(std::string_view name, const at::Tensor& tensor, std::vector<model::Cut> cuts, base::Shape global_shape) {
   MOECHECK_REQUIRE(trace::find_tap(name) != nullptr, std::string(name));
-  taps_.insert_or_assign(std::string(name),
-                         trace::Tapped{to_host(tensor), placement, std::string(mesh_dim), std::move(global_shape)});
+  taps_.insert_or_assign(std::string(name), trace::Tapped{to_host(tensor), std::move(cuts), std::move(global_shape)});
 }
 
 std::map<std::string, trace::Tapped, std::less<>> Tapper::take() { return std::exchange(taps_, {}); }

@@ -13,8 +13,7 @@ class Tapper {
  public:
   // Copies the tensor: later in-place changes do not reach the trace. Replicate, full shape.
   void tap(std::string_view name, const at::Tensor& tensor);
-  void tap_placed(std::string_view name, const at::Tensor& tensor, const model::Placement& placement, std::string_view mesh_dim,
-                  base::Shape global_shape);
+  void tap_placed(std::string_view name, const at::Tensor& tensor, std::vector<model::Cut> cuts, base::Shape global_shape);
 
   std::map<std::string, trace::Tapped, std::less<>> take();
 

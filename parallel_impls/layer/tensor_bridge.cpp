@@ -20,14 +20,14 @@ constexpr std::array<std::pair<DType, at::ScalarType>, 8> kTypes = {{
     {DType::kBool, at::kBool},
 }};
 
-DType to_host_type(at::ScalarType type) {
+}  // namespace
+
+base::DType from_torch(at::ScalarType type) {
   for (const auto& [host, torch] : kTypes)
     if (torch == type) return host;
   MOECHECK_REQUIRE(false, c10::toString(type));
   return DType::kF32;
 }
-
-}  // namespace
 
 at::ScalarType to_torch(DType dtype) {
   for (const auto& [host, torch] : kTypes)
@@ -44,7 +44,7 @@ at::Tensor to_torch(const base::HostTensor& tensor) {
 
 base::HostTensor to_host(const at::Tensor& tensor) {
   const at::Tensor dense = tensor.detach().cpu().contiguous();
-  base::HostTensor result(to_host_type(dense.scalar_type()), base::Shape(dense.sizes().begin(), dense.sizes().end()));
+  base::HostTensor result(from_torch(dense.scalar_type()), base::Shape(dense.sizes().begin(), dense.sizes().end()));
   if (result.num_bytes() > 0) std::memcpy(result.mutable_bytes().data(), dense.data_ptr(), result.num_bytes());
   return result;
 }

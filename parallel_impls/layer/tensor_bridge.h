@@ -8,6 +8,7 @@
 namespace moecheck::parallel_impls {
 
 at::ScalarType to_torch(base::DType dtype);
+base::DType from_torch(at::ScalarType type);
 at::Tensor to_torch(const base::HostTensor& tensor);
 base::HostTensor to_host(const at::Tensor& tensor);
 

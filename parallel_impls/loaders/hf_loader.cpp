@@ -40,101 +40,114 @@ at::Tensor take_ranges(const at::Tensor& tensor, Dim dim, const Ranges& ranges) 
   return at::cat(pieces, dim);
 }
 
+// Pieces of ceil(size / n); the last ones may be smaller, or empty.
 Ranges contiguous_piece(Dim size, const ShardContext& shard) {
-  const Dim piece = size / shard.size;
-  return {{shard.coordinate * piece, piece}};
+  const Dim piece = (size + shard.size - 1) / shard.size;
+  const Dim first = std::min(size, shard.coordinate * piece);
+  return {{first, std::min(piece, size - first)}};
 }
 
 class SlicedLoader {
  public:
   SlicedLoader(const std::filesystem::path& folder, const Plan& plan, LayerContext& context, Tapper& tapper)
-      : checkpoint_(folder), plan_(plan), context_(context), tapper_(tapper), spec_(context.one.problem.model) {}
+      : checkpoint_(folder), plan_(context.seams.plan(plan)), context_(context), tapper_(tapper), problem_(context.one.problem),
+        spec_(problem_.model) {}
 
   LoadedLayer load() {
-    LoadedLayer loaded;
-    loaded.params.attention_DD = load_matrix(kAttention, spec_.names.attention, {spec_.d_model, spec_.d_model});
-    loaded.params.router_ED = load_matrix(kRouter, spec_.names.router, {spec_.num_experts, spec_.d_model});
-    loaded.params.gate_up_EGD = load_gate_up(loaded.experts);
-    loaded.params.down_EDF = load_down();
-    for (at::Tensor* tensor : {&loaded.params.attention_DD, &loaded.params.router_ED, &loaded.params.gate_up_EGD, &loaded.params.down_EDF})
+    loaded_.params.attention_DD = load_matrix(kAttentionParam, spec_.names.attention, {spec_.d_model, spec_.d_model});
+    loaded_.params.router_ED = load_matrix(kTrainable[0], spec_.names.router, {spec_.num_experts, spec_.d_model});
+    loaded_.params.gate_up_EGD = load_experts(kTrainable[1], [&](Dim e) { return packed_GD(e); });
+    loaded_.params.down_EDF = load_experts(kTrainable[2], [&](Dim e) { return checkpoint_.read(model::expert_tensor_name(spec_.names.down, e), {spec_.d_model, spec_.d_ff}); });
+    for (at::Tensor* tensor : {&loaded_.params.attention_DD, &loaded_.params.router_ED, &loaded_.params.gate_up_EGD, &loaded_.params.down_EDF})
       *tensor = tensor->to(context_.device);
-    context_.seams.after_load(loaded.params, *context_.comm);
-    tap_params(loaded.params);
-    return loaded;
+    context_.seams.after_load(loaded_.params, *context_.comm);
+    loaded_.plan = applied_plan();
+    tap_param(kAttentionParam, {spec_.d_model, spec_.d_model});
+    tap_param(kTrainable[0], {spec_.num_experts, spec_.d_model});
+    tap_param(kTrainable[1], {spec_.num_experts, spec_.gate_up_rows(), spec_.d_model});
+    tap_param(kTrainable[2], {spec_.num_experts, spec_.d_model, spec_.d_ff});
+    return std::move(loaded_);
   }
 
  private:
-  ShardContext shard_of(Style style) const {
-    const std::string_view dim = style == Style::kGroupedGemm ? "ep" : "tp";
-    const model::Mesh& mesh = context_.comm->mesh();
-    return {mesh.coordinate(context_.comm->rank(), dim), mesh.size(dim), context_.local_rank};
-  }
-
-  at::Tensor load_matrix(std::string_view parameter, const std::string& name, const base::Shape& shape) {
-    const Style style = context_.seams.style_of(plan_, parameter);
-    const at::Tensor whole = checkpoint_.read(name, shape);
-    if (style == Style::kRowwise) return take_ranges(whole, 1, contiguous_piece(shape[1], shard_of(style))).contiguous();
-    return whole;
-  }
-
-  std::pair<Dim, Dim> experts_for(Style style) {
-    if (style != Style::kGroupedGemm) return {0, spec_.num_experts};
-    return context_.seams.expert_range(spec_.num_experts, shard_of(style));
-  }
-
-  at::Tensor load_gate_up(LocalExperts& local) {
-    const Style style = context_.seams.style_of(plan_, kGateUp);
-    const auto [first, count] = experts_for(style);
-    local = {first, count};
-    // The mesh decides which experts a rank answers for in the forward, whatever it has loaded.
-    local.first = shard_of(Style::kGroupedGemm).coordinate * count;
-    std::vector<at::Tensor> experts;
-    for (Dim e = first; e < first + count; ++e) {
-      const at::Tensor packed_GD = at::cat({checkpoint_.read(model::expert_tensor_name(spec_.names.gate, e), {spec_.d_ff, spec_.d_model}),
-                                            checkpoint_.read(model::expert_tensor_name(spec_.names.up, e), {spec_.d_ff, spec_.d_model})});
-      if (style == Style::kPackedColwise) {
-        experts.push_back(take_ranges(packed_GD, 0, context_.seams.packed_rows(spec_.gate_up_rows(), shard_of(style))));
-      } else {
-        experts.push_back(packed_GD);
+  // Taken from the plan entry by entry: a style that does not apply to the parameter leaves it whole.
+  const std::vector<std::pair<Style, model::Cut>>& cuts_of(const ParamInfo& param) {
+    if (const auto known = styles_.find(param.name); known != styles_.end()) return known->second;
+    auto& cuts = styles_[std::string(param.name)];
+    for (const Style style : context_.seams.styles_of(plan_, param.name))
+      if (auto cut = applied_cut(style, param.num_dims, problem_)) {
+        cuts.emplace_back(style, *cut);
+        loaded_.cuts[std::string(param.name)].push_back(*cut);
       }
-    }
-    return at::stack(experts);
+    return cuts;
   }
 
-  at::Tensor load_down() {
-    const Style style = context_.seams.style_of(plan_, kDown);
-    const auto [first, count] = experts_for(style);
+  ShardContext shard_of(const model::Cut& cut) const {
+    return {context_.comm->coordinate(cut.mesh_dim), context_.comm->mesh().size(cut.mesh_dim), context_.local_rank};
+  }
+
+  // Cuts dimension `dim` of `whole`, which is dimension `dim + offset` of the parameter.
+  at::Tensor cut(at::Tensor whole, const ParamInfo& param, Dim offset) {
+    for (const auto& [style, cut] : cuts_of(param)) {
+      const Dim dim = cut.placement.dim - offset;
+      if (dim < 0) continue;
+      const Ranges kept = style == Style::kPackedColwise ? context_.seams.packed_rows(whole.size(dim), shard_of(cut)) : contiguous_piece(whole.size(dim), shard_of(cut));
+      whole = take_ranges(whole, dim, kept);
+    }
+    return whole.contiguous();
+  }
+
+  at::Tensor load_matrix(const ParamInfo& param, const std::string& name, const base::Shape& shape) {
+    return cut(checkpoint_.read(name, shape), param, 0);
+  }
+
+  at::Tensor packed_GD(Dim e) const {
+    return at::cat({checkpoint_.read(model::expert_tensor_name(spec_.names.gate, e), {spec_.d_ff, spec_.d_model}),
+                    checkpoint_.read(model::expert_tensor_name(spec_.names.up, e), {spec_.d_ff, spec_.d_model})});
+  }
+
+  template <typename Read>
+  at::Tensor load_experts(const ParamInfo& param, Read read) {
+    std::pair<Dim, Dim> range{0, spec_.num_experts};
+    // The mesh decides which experts a rank answers for in the forward, whatever it has loaded.
+    Dim coordinate = 0;
+    for (const auto& [style, cut] : cuts_of(param)) {
+      if (style != Style::kGroupedGemm) continue;
+      range = context_.seams.expert_range(spec_.num_experts, shard_of(cut));
+      coordinate = shard_of(cut).coordinate;
+    }
+    if (param.name == kGateUp) loaded_.experts = {coordinate * range.second, range.second};
     std::vector<at::Tensor> experts;
-    for (Dim e = first; e < first + count; ++e) {
-      const at::Tensor whole_DF = checkpoint_.read(model::expert_tensor_name(spec_.names.down, e), {spec_.d_model, spec_.d_ff});
-      experts.push_back(style == Style::kRowwise ? take_ranges(whole_DF, 1, contiguous_piece(spec_.d_ff, shard_of(style))) : whole_DF);
-    }
+    for (Dim e = range.first; e < range.first + range.second; ++e) experts.push_back(cut(read(e), param, 1));
     return at::stack(experts);
   }
 
-  void tap_params(const LayerParams& params) {
-    const Dim e = spec_.num_experts, d = spec_.d_model, f = spec_.d_ff, g = spec_.gate_up_rows();
-    tap_param("param/attention/w_DD", kAttention, params.attention_DD, {d, d}, 1);
-    tap_param("param/router/w_ED", kRouter, params.router_ED, {e, d}, 1);
-    tap_param("param/experts/gate_up_EGD", kGateUp, params.gate_up_EGD, {e, g, d}, 2);
-    tap_param("param/experts/down_EDF", kDown, params.down_EDF, {e, d, f}, 2);
+  std::vector<trace::PlanEntry> applied_plan() {
+    std::vector<trace::PlanEntry> plan;
+    for (const PlanEntry& entry : plan_) {
+      trace::PlanEntry applied{entry.pattern, std::string(style_name(entry.style)), {}, {}};
+      for (const ParamInfo& param : {kAttentionParam, kTrainable[0], kTrainable[1], kTrainable[2]}) {
+        if (!matches(entry, param.name)) continue;
+        if (const auto promised = promised_cut(entry.style, param.num_dims, problem_); promised && applied.cuts.empty()) applied.cuts = {*promised};
+        if (applied_cut(entry.style, param.num_dims, problem_)) applied.parameters.push_back(tap_of("param", param));
+      }
+      plan.push_back(std::move(applied));
+    }
+    return plan;
   }
 
-  void tap_param(std::string_view tap, std::string_view parameter, const at::Tensor& tensor, base::Shape global, Dim last_dim) {
-    const Style style = context_.seams.style_of(plan_, parameter);
-    model::Placement placement = model::replicate();
-    if (style == Style::kGroupedGemm) placement = model::shard(0);
-    if (style == Style::kPackedColwise) placement = model::strided_shard(1, 2);
-    if (style == Style::kRowwise) placement = model::shard(last_dim);
-    const bool is_sharded = placement.kind != model::PlacementKind::kReplicate;
-    tapper_.tap_placed(tap, tensor, placement, !is_sharded ? "" : style == Style::kGroupedGemm ? "ep" : "tp", std::move(global));
+  void tap_param(const ParamInfo& param, base::Shape global) {
+    tapper_.tap_placed(tap_of("param", param), loaded_.params.*param.member, loaded_.cuts[std::string(param.name)], std::move(global));
   }
 
   Checkpoint checkpoint_;
-  const Plan& plan_;
+  Plan plan_;
   LayerContext& context_;
   Tapper& tapper_;
+  const model::Problem& problem_;
   const model::ModelSpec& spec_;
+  LoadedLayer loaded_;
+  std::map<std::string, std::vector<std::pair<Style, model::Cut>>, std::less<>> styles_;
 };
 
 }  // namespace

@@ -7,12 +7,7 @@
 
 namespace moecheck::parallel_impls {
 
-struct LoadedLayer {
-  LayerParams params;
-  LocalExperts experts;
-};
-
-// Reads only the slices that the rank keeps. Taps param/*, with the placement that the plan declares.
+// Reads only the slices that the rank keeps. Taps param/*, with the cuts that were applied.
 // Errors: FileFailure for a missing, damaged or misshapen tensor, with file and name.
 LoadedLayer load_hf_checkpoint(const std::filesystem::path& folder, const Plan& plan, LayerContext& context, Tapper& tapper);
 

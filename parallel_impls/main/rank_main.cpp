@@ -42,7 +42,7 @@ Reply handle(Session& session, const Json& request) {
     session.close();
     return {true, "", "", "", "", ""};
   }
-  return session.run_phase(op);
+  return session.run_phase(op, request.value("batch", moecheck::model::Dim{0}));
 }
 
 // The one place where exceptions end.

@@ -50,7 +50,7 @@ subject::Capabilities describe() {
 #ifdef MOECHECK_CUDA
   c.devices.emplace_back("cuda");
 #endif
-  c.phases = {"load", "forward", "backward"};
+  c.phases = {"load", "forward", "backward", "step"};
   for (const trace::TapPoint& tap : trace::tap_points()) c.taps.emplace_back(tap.name);
   c.weight_layouts = {"huggingface"};
   for (const Fault& fault : faults()) c.faults.push_back(fault.info);
@@ -68,30 +68,37 @@ subject::Reply Session::open(const subject::OpenRequest& request) {
       throw Unsupported(fmt::format("{} does not support mesh dimension {}", impl.name, dim.name));
   request_ = request;
   const at::Device device = is_on_gpu(request.one) ? at::Device(at::kCUDA, static_cast<at::DeviceIndex>(local_rank_)) : at::Device(at::kCPU);
-  layer_ = impl.make({request_->one, communicator(request), local_rank_, device, seams_for(request.one)});
+  comm_ = communicator(request);
+  comm_->take_log();
+  layer_ = impl.make({request_->one, comm_, local_rank_, device, seams_for(request.one)});
   return reply();
 }
 
-subject::Reply Session::run_phase(const std::string& phase) {
+subject::Reply Session::run_phase(const std::string& phase, model::Dim batch) {
   if (layer_ == nullptr) throw std::runtime_error(fmt::format("'{}' before 'open'", phase));
   try {
-    if (phase == "load") {
-      layer_->load(request_->checkpoint, tapper_);
-    } else if (phase == "forward") {
-      const inputs::Generator generator(request_->one.problem);
-      layer_->forward(to_torch(generator.tokens_TD(rank_)).to(layer_->device()), tapper_);
-    } else if (phase == "backward") {
-      const inputs::Generator generator(request_->one.problem);
-      layer_->backward(to_torch(generator.output_grad_TD(rank_)).to(layer_->device()), tapper_);
-    } else {
-      throw Unsupported(fmt::format("there is no phase '{}'", phase));
-    }
+    compute(phase, batch);
   } catch (const std::exception&) {
-    write_phase(phase, true);  // what was seen up to the exception helps to find its cause
+    write_phase(phase, batch, true);  // what was seen up to the exception helps to find its cause
     throw;
   }
-  write_phase(phase, false);
+  write_phase(phase, batch, false);
   return reply();
+}
+
+void Session::compute(const std::string& phase, model::Dim batch) {
+  const inputs::Generator generator(request_->one.problem);
+  if (phase == "load") {
+    layer_->load(request_->checkpoint, tapper_);
+  } else if (phase == "forward") {
+    layer_->forward(to_torch(generator.tokens_TD(rank_, batch)).to(layer_->device()), tapper_);
+  } else if (phase == "backward") {
+    layer_->backward(to_torch(generator.output_grad_TD(rank_, batch)).to(layer_->device()), tapper_);
+  } else if (phase == "step") {
+    layer_->step(tapper_);
+  } else {
+    throw Unsupported(fmt::format("there is no phase '{}'", phase));
+  }
 }
 
 void Session::close() {
@@ -111,17 +118,20 @@ std::shared_ptr<Communicator> Session::communicator(const subject::OpenRequest& 
   return comm;
 }
 
-void Session::write_phase(const std::string& phase, bool is_aborted) {
+void Session::write_phase(const std::string& phase, model::Dim batch, bool is_aborted) {
   trace::RankTrace rank;
   rank.rank = rank_;
   rank.taps = tapper_.take();
   rank.aborted = is_aborted;
   rank.implementation = request_->one.impl;
   rank.experts_backend = layer_->experts_backend();
+  rank.comm = comm_->take_log();
+  if (!is_aborted) rank.declared_comm = layer_->declared(phase);
+  if (phase == "load") rank.plan = layer_->plan();
   std::map<std::string, model::Dim> coordinate;
   for (const model::MeshDim& dim : request_->one.problem.mesh.dims())
     coordinate[dim.name] = request_->one.problem.mesh.coordinate(rank_, dim.name);
-  if (auto written = trace::write_rank_phase(request_->trace, phase, rank, coordinate); !written)
+  if (auto written = trace::write_rank_phase(request_->trace, trace::phase_folder(phase, batch), rank, coordinate); !written)
     throw FileFailure("trace: " + written.error().text());
 }
 

@@ -16,18 +16,20 @@ class Session {
 
   // Operations of the protocol. Errors: Unsupported, c10::Error, std::exception; rank_main turns them into replies.
   subject::Reply open(const subject::OpenRequest& request);
-  subject::Reply run_phase(const std::string& phase);
+  subject::Reply run_phase(const std::string& phase, model::Dim batch);
   void close();
 
  private:
   std::shared_ptr<Communicator> communicator(const subject::OpenRequest& request);
-  void write_phase(const std::string& phase, bool is_aborted);
+  void compute(const std::string& phase, model::Dim batch);
+  void write_phase(const std::string& phase, model::Dim batch, bool is_aborted);
   subject::Reply reply() const;
 
   model::Dim rank_;
   model::Dim local_rank_;
   CollectiveObserver observer_;
   std::optional<subject::OpenRequest> request_;
+  std::shared_ptr<Communicator> comm_;
   std::unique_ptr<Layer> layer_;
   Tapper tapper_;
   // Groups are kept while the driver names the same rendezvous and mesh.

@@ -15,7 +15,7 @@ TEST_F(CliTest, PointsAtTheMistakeInAScenario) {
   const std::vector<std::tuple<std::string, std::string, std::string>> mistakes = {
       {good + "meshh: \"ep=2\"\n", "a.yaml:4:", "mesh"},
       {good + "mesh: \"ep=2\"\nmesh: \"ep=4\"\n", "a.yaml:5:", "mesh"},
-      {good + "mesh: \"ep=7\"\n", "a.yaml:4:", "mesh ep=7 does not divide experts="},
+      {good + "mesh: \"ep=77\"\n", "a.yaml:4:", "size '77' of mesh dimension ep is not a number from 1 to 64"},
       {good + "tokens: {per_rank: many}\n", "a.yaml:4:", "many"},
       {good + "checks: [no_such_check]\n", "", "no_such_check"},
       {"version: 1\nmodel: mixtrall\nimpl: ep_allreduce\n", "a.yaml:2:", "mixtral"},
@@ -37,7 +37,20 @@ TEST_F(CliTest, NamesAScenarioThatIsNotThere) {
 
 TEST_F(CliTest, NamesTheKnobOfACaseIdThatIsWrong) {
   EXPECT_THAT(moecheck({"run", "--case", "impl=ep_allreduce model=mixtral mesh=ep=2 dtpye=fp32"}).err, AllOf(HasSubstr("--case"), HasSubstr("dtype")));
-  EXPECT_EQ(moecheck({"run", "--case", "impl=ep_allreduce model=mixtral mesh=ep=7 dtype=fp32"}).exit_code, 4);
+  EXPECT_EQ(moecheck({"run", "--case", "impl=ep_allreduce model=mixtral mesh=ep=77 dtype=fp32"}).exit_code, 4);
+}
+
+TEST_F(CliTest, ReportsALayoutThatTheSubjectRefusesWithItsReason) {
+  const std::vector<std::pair<std::string, std::string>> refused = {
+      {"impl=ep_allreduce model=mixtral mesh=ep=7 dtype=fp32", "12 experts cannot be spread evenly over ep=7"},
+      {"impl=ep_fsdp model=mixtral mesh=ep=2 dtype=fp32", "tokens_over=dp,fsdp,ep"},
+      {"impl=tp_sharded model=mixtral mesh=ep=2 dtype=fp32", "does not support mesh dimension ep"}};
+  for (const auto& [id, reason] : refused) {
+    EXPECT_EQ(moecheck({"run", "--case", id, "--out", "run"}).exit_code, 6) << id;
+    const base::Json one = record_of()["cases"][0];
+    EXPECT_EQ(one["verdict"], "unsupported");
+    EXPECT_THAT(one["reason"].get<std::string>(), HasSubstr(reason));
+  }
 }
 
 TEST_F(CliTest, NamesTheTruncatedCheckpointAndTheRemedy) {

@@ -65,8 +65,9 @@ TEST_F(CliTest, TellsWhenItsResultCannotBeWritten) {
 // One command, all misdeeds: each case has its own verdict, and the honest one behind it is none the worse.
 TEST_F(CliTest, GivesEachMisdeedItsVerdictAndRunsTheNextCase) {
   const std::vector<std::pair<std::string, std::string>> wanted = {
-      {"segv.1.forward", "crash"},       {"hang_in_collective.1.forward", "timeout"}, {"garbage.0.load", "error"}, {"io.1.forward", "error"},
-      {"unsupported.0.open", "unsupported"}, {"raise.1.forward", "fail"}, {"truncated_trace.1.forward", "error"}, {"slow.1.forward", "pass"}};
+      {"segv.1.forward", "crash"},       {"hang_in_collective.1.forward", "fail"}, {"garbage.0.load", "error"}, {"io.1.forward", "error"},
+      {"unsupported.0.open", "unsupported"}, {"raise.1.forward", "fail"}, {"truncated_trace.1.forward", "error"}, {"slow.1.forward", "pass"},
+      {"other_count.1.forward", "fail"}};
   std::vector<std::string> arguments = {"run", "--json", "--timeout", "2", "--subject", MOECHECK_UNRULY_SUBJECT};
   int seed = 1;
   for (const auto& [impl, verdict] : wanted) {

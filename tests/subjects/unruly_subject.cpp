@@ -1,6 +1,6 @@
 // A subject of protocol v1 that misbehaves as asked, to test what the harness makes of it. It computes nothing.
 //
-// In a case: impl=<misdeed>.<rank>.<request>, as in impl=segv.1.forward; the other ranks, and impl=honest, do as they are told.
+// In a case: impl=<misdeed>.<rank>.<request>, as in impl=segv.1.forward, or impl=segv.1.forward.2 for batch 2; the other ranks, and impl=honest, do as they are told.
 // At its start: a word on the command line (see start_misdeed); --moecheck-describe is answered before or after it.
 #include <array>
 #include <csignal>
@@ -47,6 +47,9 @@ constexpr std::array kMisdeeds = {
     "slow",             // takes a while; is fine otherwise
     "truncated_trace",  // writes half a file and says ok
     "no_trace",         // writes nothing and says ok
+    "other_collective", "other_count", "other_dtype", "other_splits",  // enters another collective than its peer: both wait forever
+    "diverges_and_raises",        // likewise, and raises
+    "all_gather_of_other_count",  // which is fine
     "grandchild",       // leaves a process behind, whose id lies in TRACE/grandchild, and is killed by SIGSEGV
 };
 
@@ -107,9 +110,45 @@ class Socket {
   int fd_;
 };
 
+trace::Collective all_reduce_of(std::int64_t sequence) { return {"all_reduce", "ep", sequence, "sum", "fp32", 35, 140, {}, {}, "output/y_TD"}; }
+
 void wait_in_collective(const Socket& socket) {
-  socket.send_line(subject::to_json(subject::CollectiveEvent{true, "all_reduce", "ep", 3, "output/y_TD"}));
+  socket.send_line(subject::to_json(subject::CollectiveEvent{true, all_reduce_of(3)}));
   hang();
+}
+
+// What every rank sends in a phase of a batch where one of them diverges.
+trace::Collective usual_collective(const std::string& misdeed) {
+  trace::Collective one = all_reduce_of(1);
+  if (misdeed == "other_splits") one = {"all_to_all", "ep", 1, "", "fp32", 10, 40, {4, 6}, {4, 6}, "experts/in_RD"};
+  if (misdeed == "all_gather_of_other_count") one.kind = "all_gather";
+  return one;
+}
+
+// What the chosen rank sends instead.
+trace::Collective unusual_collective(const std::string& misdeed) {
+  trace::Collective one = usual_collective(misdeed);
+  if (misdeed == "other_collective") one.kind = "all_gather";
+  if (misdeed == "other_count" || misdeed == "all_gather_of_other_count" || misdeed == "diverges_and_raises") one.count = 30;
+  if (misdeed == "other_dtype") one.dtype = "bf16";
+  if (misdeed == "other_splits") one.send_splits = one.recv_splits = {5, 5};
+  return one;
+}
+
+bool is_about_collectives(const std::string& misdeed) {
+  return misdeed.starts_with("other_") || misdeed == "all_gather_of_other_count" || misdeed == "diverges_and_raises";
+}
+
+void enter(const Socket& socket, const trace::Collective& one) { socket.send_line(subject::to_json(subject::CollectiveEvent{true, one})); }
+
+void leave(const Socket& socket, const trace::Collective& one) { socket.send_line(subject::to_json(subject::CollectiveEvent{false, one})); }
+
+// Ranks that disagree wait for each other forever, as with a real communicator; or are told, and raise.
+void take_part(const Misdeed& misdeed, const Socket& socket, long rank) {
+  const trace::Collective one = rank == misdeed.rank ? unusual_collective(misdeed.name) : usual_collective(misdeed.name);
+  enter(socket, one);
+  if (misdeed.name.starts_with("other_")) hang();
+  if (misdeed.name == "all_gather_of_other_count") leave(socket, one);
 }
 
 void leave_grandchild(const std::filesystem::path& folder) {
@@ -160,7 +199,7 @@ void answer_badly(const std::string& name, const Socket& socket, const subject::
   if (name == "garbage") return socket.send("Traceback (most recent call last):\n");
   if (name == "no_ok") reply.erase("ok");
   if (name == "unknown_code") reply = refusal("gave_up");
-  if (name == "raise") reply = refusal("error");
+  if (name == "raise" || name == "diverges_and_raises") reply = refusal("error");
   if (name == "io" || name == "oom" || name == "unsupported") reply = refusal(name.c_str());
   if (name == "refuse_alone") reply = refusal("unsupported");
   if (name == "slow") ::usleep(kSlowMicroseconds);
@@ -170,7 +209,7 @@ void answer_badly(const std::string& name, const Socket& socket, const subject::
     std::fprintf(stderr, "%s\n", noise.c_str());
     socket.send_line({{"event", "progress"}, {"percent", 50}});
   }
-  const auto phase = request["op"].get<std::string>();
+  const std::string phase = trace::phase_folder(request["op"].get<std::string>(), request.value("batch", std::int64_t{0}));
   if (name == "truncated_trace") truncate_trace(open, phase, rank);
   reply["id"] = request["id"].get<long>() + (name == "wrong_id" ? 1 : 0);
   socket.send_line(reply);
@@ -201,13 +240,16 @@ int serve(const std::string& start_misdeed) {
     const auto op = request["op"].get<std::string>();
     if (op == "open") open = subject::open_request_from_json(request).value();
     const Misdeed misdeed = misdeed_from(open->one.impl);
-    if (misdeed.request == op && misdeed.rank == rank) {
+    const auto batch = request.value("batch", std::int64_t{0});
+    const std::string phase = trace::phase_folder(op, batch);
+    if (misdeed.request == phase && is_about_collectives(misdeed.name)) take_part(misdeed, socket, rank);
+    if (misdeed.request == phase && misdeed.rank == rank) {
       answer_badly(misdeed.name, socket, *open, request, rank);
       continue;
     }
-    if (misdeed.request == op && misdeed.name == "segv_peers_wait") wait_in_collective(socket);
-    if (misdeed.request == op && misdeed.name == "refuse_alone") hang();
-    if (op != "open" && op != "close") write_trace(*open, op, rank);
+    if (misdeed.request == phase && misdeed.name == "segv_peers_wait") wait_in_collective(socket);
+    if (misdeed.request == phase && misdeed.name == "refuse_alone") hang();
+    if (op != "open" && op != "close") write_trace(*open, phase, rank);
     Json reply = ok();
     reply["id"] = request["id"];
     socket.send_line(reply);
@@ -223,11 +265,11 @@ subject::Capabilities capabilities() {
   c.implementations.push_back({"honest", "does as it is told, and computes nothing", dims, {"eager"}});
   for (const char* misdeed : kMisdeeds)
     for (const int rank : {0, 1})
-      for (const char* request : {"open", "load", "forward", "close"})
+      for (const char* request : {"open", "load", "forward", "forward.1", "backward", "backward.1", "step", "step.1", "close"})
         c.implementations.push_back({fmt::format("{}.{}.{}", misdeed, rank, request), "misbehaves", dims, {"eager"}});
   c.dtypes = {"fp32", "bf16"};
   c.devices = {"cpu"};
-  c.phases = {"load", "forward"};
+  c.phases = {"load", "forward", "backward", "step"};
   return c;
 }
 

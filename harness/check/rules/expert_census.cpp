@@ -41,11 +41,13 @@ void report(Census& census, Dim rank, std::string_view tap, const std::vector<Mi
 
 void look_at_plain(Census& census, Dim rank, std::string_view tap, const base::HostTensor& local) {
   WeightRows rows(census.generator, tap);
-  const auto columns = declared_indices(census.input.one.problem, tap, rank, 1);
+  const auto held = trace::declared_indices(census.input.one.problem, tap, rank, 0);
+  const auto columns = trace::declared_indices(census.input.one.problem, tap, rank, 1);
   const Columns part{columns.front(), static_cast<Dim>(columns.size())};
   Dim wrong = 0, first = -1;
   for (Dim row = 0; row < local.dim(0); ++row)
-    if (!same_row(row_of_tensor(local, row), rows.bytes(0, row, part)) && wrong++ == 0) first = row;
+    if (const Dim global = held[static_cast<std::size_t>(row)];
+        !same_row(row_of_tensor(local, row), rows.bytes(0, global, part)) && wrong++ == 0) first = global;
   census.outcome.compared += local.dim(0);
   if (wrong == 0) return;
   auto finding = make_finding(kName, tap, rank,
@@ -57,7 +59,7 @@ void look_at_plain(Census& census, Dim rank, std::string_view tap, const base::H
 }
 
 void add_cells(Census& census, Dim rank, bool is_shape_wrong, const std::vector<std::vector<Misplaced>>& tensors) {
-  const LocalExperts experts = local_experts(census.input.one.problem, rank);
+  const trace::LocalExperts experts = trace::local_experts(census.input.one.problem, rank);
   for (Dim e = experts.first; e < experts.first + experts.count; ++e) {
     record::ExpertCell cell{rank, e, true, 0, 0, is_shape_wrong ? "another shape" : ""};
     for (const auto& misplaced : tensors)
@@ -95,24 +97,21 @@ void look_at_rank(Census& census, const Readable& taps, Dim rank) {
 void name_counts(const CheckInput& input, std::vector<record::Finding>& findings) {
   for (record::Finding& finding : findings) {
     const auto* tensor = rank_trace(input, *finding.rank)->tensor(finding.stage);
-    const LocalExperts experts = local_experts(input.one.problem, *finding.rank);
+    const trace::LocalExperts experts = trace::local_experts(input.one.problem, *finding.rank);
     const bool is_experts = finding.stage == kGateUp || finding.stage == kDown;
     if (!is_experts || tensor == nullptr || tensor->shape().empty() || tensor->dim(0) == experts.count) continue;
     finding.message = fmt::format("holds {} experts, declared {} ({}); {}", tensor->dim(0), experts.count,
                                   range_text("expert", experts.first, experts.first + experts.count - 1), finding.message);
-    finding.expert = experts.first + std::min(tensor->dim(0), experts.count - 1);  // the first one without a place
+    finding.expert = experts.first + std::clamp<Dim>(tensor->dim(0), 0, std::max<Dim>(experts.count - 1, 0));  // the first one without a place
     finding.want = static_cast<double>(experts.count);
     finding.got = static_cast<double>(tensor->dim(0));
   }
 }
 
 CheckOutcome run(const CheckInput& input) {
-  const auto& phases = input.one.phases;
-  if (std::ranges::find(phases, "load") == phases.end()) {
-    CheckOutcome outcome;
-    outcome.note = "no phase loads weights";
-    return outcome;
-  }
+  CheckOutcome none;
+  none.note = input.batch > 0 ? "weights have been trained" : "no phase loads weights";
+  if (input.batch > 0 || !input.one.has_phase("load")) return none;
   const Readable taps(input, kName, {kGateUp, kDown}, {kPlain.begin(), kPlain.end()});
   if (taps.absent().size() == 2) return taps.unobserved();
   Census census(input);

@@ -10,8 +10,8 @@
 
 #include "harness/check/compare.h"
 #include "harness/check/hypothesis.h"
+#include "harness/check/place.h"
 #include "harness/check/readable.h"
-#include "harness/trace/tap_points.h"
 
 namespace moecheck::check {
 namespace {
@@ -39,13 +39,14 @@ std::string missing_reduction(const CheckInput& input, Dim rank, std::string_vie
   for (const model::MeshDim& dim : mesh.dims()) {
     if (dim.size == 1) continue;
     std::vector<double> sum(static_cast<std::size_t>(expected.value.numel()), 0.0);
-    bool is_complete = true;
+    bool is_complete = true, is_same = true;   // equal parts are not parts of a sum that was never made
     for (const Dim member : mesh.group(rank, dim.name)) {
       const base::HostTensor* part = rank_trace(input, member) == nullptr ? nullptr : rank_trace(input, member)->tensor(tap);
       is_complete = is_complete && part != nullptr && part->shape() == expected.value.shape();
+      is_same = is_same && is_complete && std::ranges::equal(part->bytes(), rank_trace(input, rank)->tensor(tap)->bytes());
       for (std::size_t i = 0; is_complete && i < sum.size(); ++i) sum[i] += part->at(static_cast<std::int64_t>(i));
     }
-    if (is_complete && distance(sum, expected) < kRecognised)
+    if (is_complete && !is_same && distance(sum, expected) < kRecognised)
       return fmt::format("each rank is wrong, their sum over {} is right: a reduction is missing", dim.name);
   }
   return "";
@@ -58,12 +59,9 @@ std::string cause_of(const CheckInput& input, Dim rank, std::string_view tap, co
 }
 
 void place(const CheckInput& input, Dim rank, std::string_view tap, std::int64_t row, std::int64_t column, record::Finding& finding) {
-  if (tap == "grad/router/w_ED") finding.expert = row;
-  if (tap.starts_with("grad/experts/")) finding.expert = local_experts(input.one.problem, rank).first + row;
-  if (trace::find_tap(tap)->kind != trace::TapKind::kTokens) return;
-  finding.token = input.one.problem.first_token(rank) + row;
-  const base::HostTensor* ids = rank_trace(input, rank)->tensor("router/ids_TK");
-  if (tap != "grad/scores_TK" || ids == nullptr || ids->shape().size() != 2 || base::is_floating(ids->dtype())) return;
+  set_place(input, tap, row, finding);
+  const base::HostTensor* ids = fitting_tensor(input, rank, "router/ids_TK");
+  if (tap != "grad/scores_TK" || ids == nullptr) return;
   finding.slot = column;
   finding.expert = ids->int_at(row * ids->dim(1) + column);
 }
@@ -71,8 +69,9 @@ void place(const CheckInput& input, Dim rank, std::string_view tap, std::int64_t
 bool look_at(const CheckInput& input, Dim rank, std::string_view tap, const trace::ExpectedTap& expected, CheckOutcome& outcome) {
   const base::HostTensor& got = *rank_trace(input, rank)->tensor(tap);
   if (got.shape() != expected.value.shape()) return true;   // a finding of Readable already
-  const bool is_exact = input.one.problem.values == model::Values::kExact;
-  const Comparison c = compare_tap(got, expected, {.tap = tap, .store = input.one.problem.dtype, .is_exact = is_exact, .exact_unit = is_exact ? unit_of(expected) : 0});
+  const bool is_exact_here = is_exact(input);
+  const Comparison c = compare_tap(got, expected, {.tap = tap, .store = store_of(input.one, tap), .is_exact = is_exact_here,
+                                                   .exact_unit = is_exact_here ? unit_of(expected) : 0});
   outcome.compared += c.compared;
   outcome.stages.push_back({std::string(tap), rank, c.measured, c.bound, c.used, c.compared});
   if (c.elements_over == 0) return c.all_zero;
@@ -92,7 +91,7 @@ bool look_at(const CheckInput& input, Dim rank, std::string_view tap, const trac
 
 CheckOutcome run(const CheckInput& input) {
   CheckOutcome outcome;
-  const std::vector<std::string_view> asked = taps_of_phases(input.one, kGradients);
+  const std::vector<std::string_view> asked = asked_taps(input, kGradients);
   if (asked.empty()) {
     outcome.note = "no backward";
     return outcome;

@@ -6,8 +6,8 @@
 
 #include <fmt/format.h>
 
-#include "harness/check/join.h"
 #include "harness/check/nonfinite_scan.h"
+#include "harness/check/place.h"
 #include "harness/check/readable.h"
 #include "harness/trace/tap_points.h"
 
@@ -38,45 +38,29 @@ Blame blame_of(const base::HostTensor& got, const trace::ExpectedTap* expected, 
 }
 
 // A NaN in the combined output that no computed row explains: which slot's row was combined without having been written?
-void explain_combine(const CheckInput& input, const Readable& taps, Dim token, record::Finding& finding) {
+void explain_combine(const CheckInput& input, const Readable& taps, Dim row_S, record::Finding& finding) {
   const Dim rank = *finding.rank;
   const base::HostTensor* rows_R3 = taps.get(rank, kRows);
   const base::HostTensor* out_RD = taps.get(rank, "experts/out_RD");
   for (Dim row = 0; rows_R3 != nullptr && out_RD != nullptr && row < out_RD->dim(0); ++row) {
     const RowKey key = row_key(*rows_R3, row);
-    if (key.token != token || is_padding(key)) continue;
+    if (key.token != finding.token || is_padding(key)) continue;
     for (Dim d = 0; d < out_RD->dim(1); ++d) {
       if (std::isfinite(out_RD->at(row * out_RD->dim(1) + d))) continue;
-      finding.expert = key.expert;
-      finding.slot = key.slot;
+      set_place(key, finding);
       finding.hypothesis = "the row of this expert is not finite already";
       return;
     }
   }
   const base::HostTensor* local_ids = taps.get(rank, "dispatch/ids_TK");
-  const base::HostTensor* ids = taps.get(rank, "router/ids_TK");
-  for (Dim slot = 0; local_ids != nullptr && ids != nullptr && slot < ids->dim(1); ++slot) {
-    const Dim n = token * ids->dim(1) + slot;
-    if (local_ids->int_at(n) < local_experts(input.one.problem, rank).count) continue;
-    finding.expert = ids->int_at(n);
-    finding.slot = slot;
+  if (local_ids == nullptr || !finding.token || row_S >= local_ids->dim(0)) return;
+  const GroupRouting routing(input, rank);
+  for (Dim slot = 0; slot < local_ids->dim(1); ++slot) {
+    if (local_ids->int_at(row_S * local_ids->dim(1) + slot) < trace::local_experts(input.one.problem, rank).count) continue;
+    set_place({*finding.token, slot, routing.expert_of(*finding.token, slot)}, finding);
     finding.hypothesis = "row of a non-local expert's slot was never written; its memory was multiplied by 0";
     return;
   }
-}
-
-void place(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, Dim row, record::Finding& finding) {
-  const Dim rank = *finding.rank;
-  if (tap.kind == trace::TapKind::kParam && tap.name.starts_with("param/experts/"))
-    finding.expert = local_experts(input.one.problem, rank).first + row;
-  if (tap.kind == trace::TapKind::kTokens) finding.token = input.one.problem.first_token(rank) + row;
-  if (const auto* rows_R3 = taps.get(rank, kRows); tap.kind == trace::TapKind::kRows && rows_R3 != nullptr && row < rows_R3->dim(0)) {
-    const RowKey key = row_key(*rows_R3, row);
-    finding.token = input.one.problem.first_token(rank) + key.token;
-    finding.slot = key.slot;
-    finding.expert = key.expert;
-  }
-  if (tap.name == "combine/partial_TD") explain_combine(input, taps, row, finding);
 }
 
 void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoint& tap, const trace::RankTrace& rank,
@@ -85,8 +69,9 @@ void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoin
   if (got == nullptr || !base::is_floating(got->dtype()) || got->shape().empty()) return;
   outcome.compared += got->numel();
   if (outcome.findings.size() >= kMaxFindings || !has_nonfinite(*got)) return;
-  const bool is_rows = tap.kind == trace::TapKind::kRows && rows_of_rank(input, rank.rank) == got->dim(0);
-  const Blame blame = blame_of(*got, expected_tap(input, rank.rank, tap.name), is_rows ? taps.get(rank.rank, kRows) : nullptr);
+  const base::HostTensor* rows_R3 = tap.kind == trace::TapKind::kRows ? taps.get(rank.rank, kRows) : nullptr;
+  const bool is_keyed = rows_R3 != nullptr && rows_R3->dim(0) == got->dim(0);
+  const Blame blame = blame_of(*got, expected_tap(input, rank.rank, tap.name), is_keyed ? rows_R3 : nullptr);
   if (blame.count == 0) return;
   const std::int64_t row = blame.first / (got->numel() / got->dim(0));
   auto finding = make_finding(kName, tap.name, rank.rank, fmt::format("{} of {} elements are NaN or Inf, first in row {}",
@@ -95,7 +80,8 @@ void look_at(const CheckInput& input, const Readable& taps, const trace::TapPoin
   finding.measured = static_cast<double>(blame.count);
   finding.bound = 0;
   finding.compared = got->numel();
-  place(input, taps, tap, row, finding);
+  set_place(input, tap.name, row, finding);
+  if (tap.name == "combine/partial_TD") explain_combine(input, taps, row, finding);
   outcome.findings.push_back(std::move(finding));
 }
 
@@ -108,8 +94,11 @@ CheckOutcome run(const CheckInput& input) {
     outcome.note = "no rank shows a tap";
     return outcome;
   }
-  for (const trace::TapPoint& tap : trace::tap_points())
+  for (const trace::TapPoint& tap : trace::tap_points()) {
+    // What a later batch begins with was looked at before: as it was loaded, or as its step left it.
+    if (tap.phase == "load" && input.batch > 0) continue;
     for (const trace::RankTrace& rank : input.observed.ranks) look_at(input, taps, tap, rank, outcome);
+  }
   conclude(outcome, "every tap is empty");
   return outcome;
 }

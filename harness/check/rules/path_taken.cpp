@@ -1,12 +1,9 @@
-// Proves:       the implementation and experts backend asked for are, by the subject's word, the ones that ran, and the
-//               parameters that the mesh declares sharded really are smaller than the whole.
+// Proves:       the implementation and experts backend asked for are, by the subject's word, the ones that ran.
 // Cannot prove: that the subject tells the truth about its own path.
-// Reads:        implementation, experts_backend, param/*      Applies when: always
+// Reads:        implementation, experts_backend      Applies when: always
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "harness/check/readable.h"
-#include "harness/trace/tap_points.h"
 
 namespace moecheck::check {
 namespace {
@@ -24,29 +21,10 @@ void compare_name(const trace::RankTrace& rank, std::string_view what, const std
   outcome.findings.push_back(std::move(finding));
 }
 
-// Parameters of the rank that are whole although the mesh declares them cut.
-std::vector<std::string_view> whole_params(const CheckInput& input, const trace::RankTrace& rank) {
-  std::vector<std::string_view> whole;
-  for (const trace::TapPoint& tap : trace::tap_points()) {
-    if (tap.kind != trace::TapKind::kParam || declared_cuts(input.one.problem, tap.name).empty()) continue;
-    const base::HostTensor* local = rank.tensor(tap.name);
-    if (local != nullptr && local->numel() >= base::num_elements(global_param_shape(input.one.problem.model, tap.name)))
-      whole.push_back(tap.name);
-  }
-  return whole;
-}
-
 void look_at_rank(const CheckInput& input, const trace::RankTrace& rank, CheckOutcome& outcome) {
   compare_name(rank, "implementation", input.one.impl, rank.implementation, outcome);
   compare_name(rank, "experts_backend", input.one.experts_backend, rank.experts_backend, outcome);
   ++outcome.compared;
-  const auto whole = whole_params(input, rank);
-  if (whole.empty()) return;
-  auto finding = make_finding(kName, whole.front(), rank.rank,
-                              fmt::format("{} {} whole on this rank, declared cut by the mesh {}", fmt::join(whole, ", "),
-                                          whole.size() == 1 ? "lies" : "lie", input.one.problem.mesh.text()));
-  finding.hypothesis = "ran unparallelised: a plan entry that did nothing";
-  outcome.findings.push_back(std::move(finding));
 }
 
 CheckOutcome run(const CheckInput& input) {
@@ -72,10 +50,9 @@ CheckOutcome run(const CheckInput& input) {
 }
 
 MOECHECK_REGISTER_CHECK({kName,
-                         {"the implementation and experts backend asked for are, by the subject's word, the ones that ran, and the "
-                          "parameters that the mesh declares sharded really are smaller than the whole",
+                         {"the implementation and experts backend asked for are, by the subject's word, the ones that ran",
                           "that the subject tells the truth about its own path",
-                          "implementation, experts_backend, param/*", "always"},
+                          "implementation, experts_backend", "always"},
                          run});
 
 }  // namespace

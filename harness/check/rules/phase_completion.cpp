@@ -1,6 +1,6 @@
-// Proves:       every rank finished every phase that it was asked to do.
+// Proves:       every rank finished every phase that it was asked to do, and shows something of every batch.
 // Cannot prove: that what it did in them is right.
-// Reads:        the ranks' own reports of failures      Applies when: always
+// Reads:        the ranks' own reports of failures, what they show at all      Applies when: always
 #include <algorithm>
 #include <array>
 #include <set>
@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include "harness/check/readable.h"
+#include "harness/trace/tap_points.h"
 
 namespace moecheck::check {
 namespace {
@@ -27,17 +28,44 @@ std::vector<PhaseFailure> by_rank(const CheckInput& input) {
   std::vector<PhaseFailure> failures;
   std::set<std::int64_t> seen;
   for (const PhaseFailure& failure : input.phase_failures)
-    if (seen.insert(failure.rank).second) failures.push_back(failure);
+    if (failure.batch == input.batch && seen.insert(failure.rank).second) failures.push_back(failure);
   for (const trace::RankTrace& rank : input.observed.ranks)
     if (rank.aborted && seen.insert(rank.rank).second)
-      failures.push_back({rank.rank, input.one.phases.back(), "the rank broke off and did not say why", ""});
+      failures.push_back({rank.rank, input.one.phases.back(), "the rank broke off and did not say why", "", input.batch});
   std::ranges::stable_sort(failures, {}, [](const PhaseFailure& f) { return std::pair(is_echo(f), f.rank); });
   return failures;
 }
 
+std::int64_t num_phases(const CheckInput& input) {
+  return std::ranges::count_if(input.one.phases, [&](const std::string& phase) {
+    return phase == "load" ? input.batch == 0 : phase != "step" || input.one.ends_step(input.batch);
+  });
+}
+
+bool shows_forward(const trace::RankTrace& rank) {
+  return std::ranges::any_of(rank.taps, [](const auto& tap) {
+    const trace::TapPoint* point = trace::find_tap(tap.first);
+    return point != nullptr && point->phase == "forward";
+  });
+}
+
+// A rank that goes silent after the first batch would leave every check with less to look at, and nothing to complain about.
+void look_for_silence(const CheckInput& input, CheckOutcome& outcome) {
+  if (input.batch == 0 || was_cut_short(input)) return;
+  for (const trace::RankTrace& before : input.earlier.front().ranks) {
+    const trace::RankTrace* now = rank_trace(input, before.rank);
+    if (!shows_forward(before) || (now != nullptr && shows_forward(*now))) continue;
+    auto finding = make_finding(kName, "forward", before.rank, fmt::format("shows nothing of batch {}, and did of the first", input.batch));
+    finding.cls = record::FindingClass::kContract;
+    finding.compared = outcome.compared;
+    outcome.findings.push_back(std::move(finding));
+  }
+}
+
 CheckOutcome run(const CheckInput& input) {
   CheckOutcome outcome;
-  outcome.compared = input.one.world_size() * static_cast<std::int64_t>(input.one.phases.size());
+  outcome.compared = input.one.world_size() * num_phases(input);
+  look_for_silence(input, outcome);
   const auto failures = by_rank(input);
   for (const PhaseFailure& failure : failures) {
     if (outcome.findings.size() == kMaxFindings) break;
@@ -53,9 +81,9 @@ CheckOutcome run(const CheckInput& input) {
 }
 
 MOECHECK_REGISTER_CHECK({kName,
-                         {"every rank finished every phase that it was asked to do",
+                         {"every rank finished every phase that it was asked to do, and shows something of every batch",
                           "that what it did in them is right",
-                          "the ranks' own reports of failures", "always"},
+                          "the ranks' own reports of failures, what they show at all", "always"},
                          run});
 
 }  // namespace

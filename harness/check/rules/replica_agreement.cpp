@@ -1,11 +1,12 @@
 // Proves:       tensors that the layout declares replicated are bitwise equal on all ranks of their group.
 // Cannot prove: that they are right; all replicas may be wrong together.
-// Reads:        param/*, input, router/*, output, grad/*      Applies when: the mesh has more than one rank
+// Reads:        param/*, input, router/*, output, grad/*, optim/*      Applies when: a tensor is replicated over several ranks
 #include <algorithm>
-#include <array>
+#include <numeric>
 
 #include <fmt/format.h>
 
+#include "harness/check/place.h"
 #include "harness/check/readable.h"
 #include "harness/trace/tap_points.h"
 
@@ -13,16 +14,29 @@ namespace moecheck::check {
 namespace {
 
 constexpr std::string_view kName = "replica_agreement";
-constexpr std::array<std::string_view, 15> kReplicated = {
-    "param/attention/w_DD", "param/router/w_ED",  "param/experts/gate_up_EGD", "param/experts/down_EDF", "input/x_TD",
-    "router/logits_TE",     "router/scores_TK",   "router/ids_TK",             "output/y_TD",
-    "grad/scores_TK",       "grad/logits_TE",     "grad/x_TD",                "grad/router/w_ED",
-    "grad/experts/gate_up_EGD", "grad/experts/down_EDF"};
+constexpr std::string_view kGathered = "dispatch/tokens_S";
 
-bool is_weight(std::string_view tap) { return trace::find_tap(tap)->kind == trace::TapKind::kParam; }
+// What lies as a parameter does, what every token has of its own, what all ranks have of the optimizer. Not: rows, what a rank is
+// given for its local experts, and partial results.
+bool is_replicated(const trace::TapPoint& tap) {
+  if (tap.kind == trace::TapKind::kTokens && tap.dims.starts_with("T")) return true;
+  return tap.kind == trace::TapKind::kParam || (tap.kind == trace::TapKind::kCounts && tap.phase == "step") || tap.name == kGathered;
+}
+
+// Ranks between which the tokens are gathered.
+std::vector<Dim> gather_group(const model::Problem& problem, Dim rank) {
+  const bool over_ep = problem.shards_tokens("ep"), over_tp = problem.shards_tokens("tp");
+  if (over_ep && over_tp) return problem.layer_group(rank);
+  return over_ep ? problem.mesh.group(rank, "ep") : over_tp ? problem.mesh.group(rank, "tp") : trace::token_group(problem, rank);
+}
 
 std::vector<Dim> group_of(const model::Problem& problem, std::string_view tap, Dim rank) {
-  return is_weight(tap) ? replica_group(problem, tap, rank) : token_group(problem.mesh, rank);
+  const trace::TapKind kind = trace::find_tap(tap)->kind;
+  if (kind == trace::TapKind::kParam) return trace::replica_group(problem, tap, rank);
+  if (kind == trace::TapKind::kTokens) return tap == kGathered ? gather_group(problem, rank) : trace::token_group(problem, rank);
+  std::vector<Dim> all(static_cast<std::size_t>(problem.mesh.world_size()));
+  std::iota(all.begin(), all.end(), Dim{0});
+  return all;
 }
 
 std::int64_t first_difference(const base::HostTensor& a, const base::HostTensor& b) {
@@ -46,10 +60,8 @@ record::Finding disagreement(const CheckInput& input, std::string_view tap, Dim 
   finding.got = got.at(at);
   finding.compared = got.numel();
   finding.message += fmt::format(", first in row {}, element {} of it", at / columns, at % columns);
-  if (!is_weight(tap)) finding.token = input.one.problem.first_token(rank) + at / columns;
-  if (tap == "router/logits_TE" || tap.ends_with("router/w_ED"))
-    finding.expert = tap == "router/logits_TE" ? at % columns : at / columns;
-  if (is_weight(tap) && tap.find("/experts/") != std::string_view::npos) finding.expert = local_experts(input.one.problem, rank).first + at / columns;
+  set_place(input, tap, at / columns, finding);
+  if (tap == "router/logits_TE") finding.expert = at % columns;
   return finding;
 }
 
@@ -84,14 +96,25 @@ CheckOutcome run(const CheckInput& input) {
     outcome.note = "one rank has no replicas";
     return outcome;
   }
-  const std::vector<std::string_view> asked = taps_of_phases(input.one, kReplicated);
+  std::vector<std::string_view> asked;
+  for (const trace::TapPoint& tap : trace::tap_points())
+    if (is_replicated(tap)) asked.push_back(tap.name);
+  asked = asked_taps(input, asked);
   const Readable taps(input, kName, asked);
   if (taps.absent().size() == asked.size()) return taps.unobserved();
   outcome.findings = taps.findings();
   outcome.note = taps.absence_note();
+  bool has_replicas = false;
   for (const std::string_view tap : asked)
-    for (Dim rank = 0; rank < input.one.world_size(); ++rank)
-      if (const auto group = group_of(problem, tap, rank); group.front() == rank) compare_group(input, tap, group, outcome);
+    for (Dim rank = 0; rank < input.one.world_size(); ++rank) {
+      const auto group = group_of(problem, tap, rank);
+      has_replicas = has_replicas || group.size() > 1;
+      if (*std::ranges::min_element(group) == rank) compare_group(input, tap, group, outcome);
+    }
+  if (!has_replicas && outcome.findings.empty()) {
+    outcome.note = "every tensor is sharded over all ranks";
+    return outcome;
+  }
   conclude(outcome, "no tensor is replicated over ranks that hold anything");
   return outcome;
 }
@@ -99,7 +122,7 @@ CheckOutcome run(const CheckInput& input) {
 MOECHECK_REGISTER_CHECK({kName,
                          {"tensors that the layout declares replicated are bitwise equal on all ranks of their group",
                           "that they are right; all replicas may be wrong together",
-                          "param/*, input, router/*, output, grad/*", "the mesh has more than one rank"},
+                          "param/*, input, router/*, output, grad/*, optim/*", "a tensor is replicated over several ranks"},
                          run});
 
 }  // namespace

@@ -10,7 +10,8 @@
 
 #include "harness/check/compare.h"
 #include "harness/check/hypothesis.h"
-#include "harness/check/join.h"
+#include "harness/check/place.h"
+#include "harness/check/readable.h"
 #include "harness/tolerance/bounds.h"
 #include "harness/trace/tap_points.h"
 
@@ -26,30 +27,19 @@ struct Tally {
   bool all_zero = true;
 };
 
-// What gradient_parity judges: gradients after all reductions.
-bool is_final_gradient(const trace::TapPoint& tap) {
-  return tap.kind == trace::TapKind::kParam || tap.name == "grad/scores_TK" || tap.name == "grad/x_TD";
+// What gradient_parity judges, gradients after all reductions, and what optimizer does.
+bool is_judged_elsewhere(const trace::TapPoint& tap) {
+  return tap.kind == trace::TapKind::kParam || tap.phase == "step" || tap.name == "grad/scores_TK" || tap.name == "grad/x_TD";
 }
 
 // Token, slot and expert of an element.
 void place(const CheckInput& input, Dim rank, std::string_view tap, const base::HostTensor& got, Dim at, record::Finding& finding) {
   const Dim columns = got.numel() / got.dim(0);
-  const Dim row = at / columns;
-  const trace::RankTrace& seen = *rank_trace(input, rank);
-  const base::HostTensor* ids = seen.tensor("router/ids_TK");
-  if (trace::find_tap(tap)->kind == trace::TapKind::kRows) {
-    if (rows_of_rank(input, rank) <= row || base::is_floating(seen.tensor("dispatch/rows_R3")->dtype())) return;
-    const RowKey key = row_key(*seen.tensor("dispatch/rows_R3"), row);
-    finding.token = input.one.problem.first_token(rank) + key.token;
-    finding.slot = key.slot;
-    finding.expert = key.expert;
-    return;
-  }
-  finding.token = input.one.problem.first_token(rank) + row;
+  set_place(input, tap, at / columns, finding);
   if (tap.ends_with("logits_TE")) finding.expert = at % columns;
   if (!tap.ends_with("scores_TK")) return;
   finding.slot = at % columns;
-  if (ids != nullptr && ids->shape() == got.shape() && !base::is_floating(ids->dtype())) finding.expert = ids->int_at(at);
+  if (const auto* ids = fitting_tensor(input, rank, "router/ids_TK"); ids != nullptr && ids->shape() == got.shape()) finding.expert = ids->int_at(at);
 }
 
 void report(const CheckInput& input, Dim rank, std::string_view tap, const trace::ExpectedTap& expected, const Comparison& c,
@@ -77,10 +67,10 @@ void look_at(const CheckInput& input, Dim rank, std::string_view tap, const trac
         fmt::format("shape {}, the reference expects {}", base::shape_text(got->shape()), base::shape_text(expected.value.shape()))));
     return;
   }
-  const bool is_exact = input.one.problem.values == model::Values::kExact;
+  const bool is_exact_here = is_exact(input);
   // The forward is exact by construction; gradients are where their sums happen to fit the dtype.
-  const double unit = is_exact && tap.starts_with("grad/") ? unit_of(expected) : 0;
-  const Comparison c = compare_tap(*got, expected, {.tap = tap, .store = input.one.problem.dtype, .is_exact = is_exact, .exact_unit = unit});
+  const double unit = is_exact_here && tap.starts_with("grad/") ? unit_of(expected) : 0;
+  const Comparison c = compare_tap(*got, expected, {.tap = tap, .store = store_of(input.one, tap), .is_exact = is_exact_here, .exact_unit = unit});
   tally.outcome.compared += c.compared;
   tally.all_zero = tally.all_zero && c.all_zero;
   tally.outcome.stages.push_back({std::string(tap), rank, c.measured, c.bound, c.used, c.compared});
@@ -98,7 +88,7 @@ void look_at_whole(const CheckInput& input, Dim rank, Tally& tally) {
   expected.value = want_TD;
   expected.magnitude = want_TD;
   const Comparison c = compare_tap(*y_TD, expected, {.tap = kOutput, .store = input.one.problem.dtype, .is_exact = true});
-  if (input.one.problem.values == model::Values::kExact) {
+  if (is_exact(input)) {
     tally.outcome.stages.push_back({std::string(kEndToEnd), rank, c.measured, c.bound, c.used, c.compared});
     if (c.elements_over == 0) return;
     report(input, rank, kOutput, expected, c, tally.outcome);
@@ -117,10 +107,10 @@ void look_at_whole(const CheckInput& input, Dim rank, Tally& tally) {
 CheckOutcome run(const CheckInput& input) {
   std::vector<std::string_view> staged;
   for (const trace::TapPoint& tap : trace::tap_points())
-    if (tolerance::stage_of_tap(tap.name) && !is_final_gradient(tap)) staged.push_back(tap.name);
-  staged = taps_of_phases(input.one, staged);
+    if (tolerance::stage_of_tap(tap.name) && !is_judged_elsewhere(tap)) staged.push_back(tap.name);
+  staged = asked_taps(input, staged);
   const Readable taps(input, kName, staged, {"dispatch/rows_R3"});
-  if (taps.absent().size() == staged.size()) return taps.unobserved();
+  if (staged.empty() || taps.absent().size() == staged.size()) return taps.unobserved();
   Tally tally;
   tally.outcome.findings = taps.findings();
   tally.outcome.note = taps.absence_note();

@@ -26,14 +26,32 @@ TEST(CaseId, ReadsBackToTheSameCaseForEveryKnob) {
                              {"tokens", "6,0"},       {"routing", "zipf"},         {"values", "provenance"}, {"experts", "8"},
                              {"top_k", "4"},          {"d_model", "32"},           {"d_ff", "20"},          {"softmax", "after_topk"},
                              {"renormalise", "false"}, {"seed", "9223372036854775807"}, {"phases", "load"},  {"checks", "a,b"},
-                             {"fault", "wrong_expert"}, {"device", "cuda"}};
+                             {"fault", "wrong_expert"}, {"device", "cuda"},         {"tokens_over", "dp,fsdp,ep"}, {"expert_tp", "one"},
+                             {"apply_scores", "before_experts"}, {"recompute", "true"}, {"steps", "3"},     {"microbatches", "2"},
+                             {"optimizer", "adamw"},  {"lr", "0.1"},               {"momentum", "0.9"},    {"weight_decay", "0.0078125"},
+                             {"clip_norm", "1.5"}};
+  // Knobs that make sense beside others only.
+  const std::map<std::string_view, KnobValues> beside = {{"expert_tp", {{"mesh", "ep=2,tp=2"}}},
+                                                         {"steps", {{"phases", "load,forward,backward,step"}}},
+                                                         {"microbatches", {{"phases", "load,forward,backward,step"}}}};
   for (const Field& field : fields()) {
     if (field.name == "model") continue;  // the tests have one family
     ASSERT_TRUE(others.contains(field.name)) << "a knob without a value here: " << field.name;
-    const Case one = make_case(with({{std::string(field.name), others.find(field.name)->second}}), small_family()).value();
+    KnobValues knobs = beside.contains(field.name) ? beside.at(field.name) : KnobValues{};
+    knobs[std::string(field.name)] = others.find(field.name)->second;
+    const Case one = make_case(with(knobs), small_family()).value();
     const std::string id = case_id(one, small_family());
     EXPECT_THAT(id, HasSubstr(std::string(field.name) + "=" + others.find(field.name)->second));
     EXPECT_EQ(config_of(make_case(parse_case_id(id).value(), small_family()).value()), config_of(one));
+  }
+}
+
+TEST(CaseId, PrintsRealNumbersSoThatTheyReadBackToTheSameBits) {
+  for (const double lr : {0.1, 1.0 / 3, 1e-5, 0.015625, 1000.0, 2.5e-300}) {
+    Case one = make_case(with({}), small_family()).value();
+    one.training.learning_rate = lr;
+    const std::string id = case_id(one, small_family());
+    EXPECT_EQ(make_case(parse_case_id(id).value(), small_family()).value().training.learning_rate, lr) << id;
   }
 }
 

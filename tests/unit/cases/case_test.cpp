@@ -51,12 +51,26 @@ TEST_P(RefusedCase, BlamesTheKnobAndSaysWhy) {
 
 INSTANTIATE_TEST_SUITE_P(
     Layouts, RefusedCase,
-    testing::Values(Refused{{{"mesh", "ep=5"}}, "mesh", "mesh ep=5 does not divide experts=12; use 1, 2, 3, 4, 6, 12"},
-                    Refused{{{"mesh", "tp=5"}}, "mesh", "mesh tp=5 does not divide d_ff=96 and d_model=48"},
-                    Refused{{{"mesh", "fsdp=2"}}, "mesh", "fsdp and sp are not offered yet"},
-                    Refused{{{"mesh", "sp=2"}}, "mesh", "fsdp and sp are not offered yet"},
-                    Refused{{{"mesh", "eq=2"}}, "mesh", "did you mean 'ep'"},
+    testing::Values(Refused{{{"mesh", "eq=2"}}, "mesh", "did you mean 'ep'"}, Refused{{{"mesh", "sp=2"}}, "mesh", "unknown mesh dimension 'sp'"},
+                    Refused{{{"mesh", "ep=2"}, {"tokens_over", "dp,ep,dp"}}, "tokens_over", "names dp twice"},
+                    Refused{{{"mesh", "ep=2"}, {"tokens_over", "dp,pp"}}, "tokens_over", "'pp'"},
+                    Refused{{{"mesh", "dp=2,ep=2"}, {"tokens_over", "ep"}}, "tokens_over", "has dp, which is data parallelism"},
+                    Refused{{{"mesh", "fsdp=2"}, {"tokens_over", "dp"}}, "tokens_over", "has fsdp, which is data parallelism"},
+                    Refused{{{"mesh", "ep=2"}, {"expert_tp", "one"}}, "expert_tp", "mesh ep=2 has no tp"},
                     Refused{{{"top_k", "13"}}, "top_k", "top_k=13 is more than experts=12"}));
+
+INSTANTIATE_TEST_SUITE_P(
+    Phases, RefusedCase,
+    testing::Values(Refused{{{"phases", "forward"}}, "phases", "in this order"}, Refused{{{"phases", "load,backward"}}, "phases", "in this order"},
+                    Refused{{{"phases", "load,forward,step"}}, "phases", "in this order"},
+                    Refused{{{"phases", "load,forward,forward"}}, "phases", "each once"},
+                    Refused{{{"phases", "load,forward,backward,step,step"}}, "phases", "each once"},
+                    Refused{{{"steps", "2"}}, "steps", "steps=2 needs the phase step"},
+                    Refused{{{"microbatches", "2"}, {"phases", "load,forward,backward"}}, "microbatches", "microbatches=2 needs the phase step"},
+                    Refused{{{"steps", "0"}}, "steps", "from 1"}, Refused{{{"optimizer", "adam"}}, "optimizer", "did you mean 'adamw'"},
+                    Refused{{{"lr", "-0.5"}}, "lr", "from 0"}, Refused{{{"lr", "nan"}}, "lr", "number"}, Refused{{{"lr", "inf"}}, "lr", "number"},
+                    Refused{{{"lr", "0.1x"}}, "lr", "number"}, Refused{{{"lr", ""}}, "lr", "number"},
+                    Refused{{{"momentum", "1.5"}}, "momentum", "from 0 to 1"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Values, RefusedCase,
@@ -85,8 +99,42 @@ TEST(MakeCase, NamesTheImplementationThatIsMissing) {
   EXPECT_THAT(made.error().message, HasSubstr("impl is missing"));
 }
 
-TEST(MakeCase, AcceptsTheLayoutsThatDivide) {
-  for (const char* mesh : {"none", "ep=2", "ep=3", "ep=4", "ep=6", "ep=12", "dp=2,ep=2", "ep=2,dp=2", "tp=2", "tp=3", "tp=4", "dp=2,tp=2"})
+TEST(MakeCase, AcceptsEachBeginningOfThePhases) {
+  for (const char* phases : {"load", "load,forward", "load,forward,backward", "load,forward,backward,step"})
+    EXPECT_TRUE(make_case(with({{"phases", phases}}), small_family())) << phases;
+}
+
+TEST(MakeCase, RunsABatchForEachMicrobatchOfEachStep) {
+  const Case one = make_case(with({{"phases", "load,forward,backward,step"}, {"steps", "3"}, {"microbatches", "2"}}), small_family()).value();
+  EXPECT_EQ(one.num_batches(), 6);
+  EXPECT_EQ(one.step_of(3), 1);
+  EXPECT_FALSE(one.ends_step(2));
+  EXPECT_TRUE(one.ends_step(3));
+}
+
+TEST(MakeCase, RunsOneBatchWithoutSteps) {
+  const Case one = make_case(with({{"phases", "load,forward,backward"}}), small_family()).value();
+  EXPECT_EQ(one.num_batches(), 1);
+  EXPECT_FALSE(one.ends_step(0));
+}
+
+TEST(MakeCase, TakesTheKnobsOfTheTokensTheExpertsAndTheTraining) {
+  const Case one = make_case(with({{"mesh", "ep=2,tp=2"}, {"tokens_over", "ep,dp,fsdp"}, {"expert_tp", "one"}, {"apply_scores", "before_experts"},
+                                   {"recompute", "true"}, {"optimizer", "adamw"}, {"lr", "0.25"}, {"weight_decay", "0"}, {"clip_norm", "2"}}),
+                             small_family()).value();
+  EXPECT_THAT(one.problem.token_dims, ElementsAre("ep", "dp", "fsdp"));
+  EXPECT_EQ(one.problem.expert_tp, model::ExpertTp::kOne);
+  EXPECT_EQ(one.problem.score_position, model::ScorePosition::kBeforeExperts);
+  EXPECT_TRUE(one.is_recomputed);
+  EXPECT_EQ(one.training.optimizer, OptimizerKind::kAdamW);
+  EXPECT_EQ(one.training.learning_rate, 0.25);
+  EXPECT_EQ(one.training.momentum, 0.5);
+  EXPECT_EQ(one.training.weight_decay, 0);
+  EXPECT_EQ(one.training.clip_norm, 2);
+}
+
+TEST(MakeCase, LeavesItToTheSubjectToRefuseALayout) {
+  for (const char* mesh : {"none", "ep=2", "ep=5", "tp=5", "dp=2,ep=2", "ep=2,dp=2", "fsdp=2,ep=2", "dp=2,fsdp=2,ep=2,tp=2"})
     EXPECT_TRUE(make_case(with({{"mesh", mesh}}), small_family())) << mesh;
 }
 

@@ -130,7 +130,7 @@ TEST(TokenConservation, NamesTheSlotThatIsNeverComputed) {
   SimulatedRun run("mesh=dp=2,ep=2");
   const auto place = run.first_slot(2, true);
   const Dim row = run.row_of(2, place.token, place.slot);
-  for (const std::string tap : {"dispatch/rows_R3", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD"})
+  for (const std::string tap : {"dispatch/rows_R3", "experts/in_RD", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD"})
     run.tensor(2, tap) = without_row(run.tensor(2, tap), row);
   const CheckOutcome outcome = run.check("token_conservation");
   ASSERT_EQ(outcome.findings.size(), 2U) << messages(outcome);
@@ -176,7 +176,7 @@ TEST(TokenConservation, SeesACountThatIsOffByOne) {
 
 TEST(TokenConservation, IgnoresPaddingRowsButNotesThem) {
   SimulatedRun run("mesh=ep=2");
-  for (const std::string tap : {"dispatch/rows_R3", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD"}) {
+  for (const std::string tap : {"dispatch/rows_R3", "experts/in_RD", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD"}) {
     auto& tensor = run.tensor(0, tap);
     HostTensor padded(tensor.dtype(), {tensor.dim(0) + 1, tensor.dim(1)});
     for (Dim i = 0; i < padded.numel(); ++i) padded.set(i, i < tensor.numel() ? tensor.at(i) : tap == "dispatch/rows_R3" ? -1 : std::nan(""));

@@ -23,8 +23,10 @@ TEST_P(SoundRun, PassesEveryCheck) {
   EXPECT_EQ(one.verdict, Verdict::kPass) << all_findings(one);
   EXPECT_EQ(one.first_diverging, "");
   for (const record::CheckResult& check : one.checks) {
+    if (check.name == "comm_log") continue;   // nobody communicates here
     const bool has_replicas = run.one.world_size() > 1;
-    const bool applies = (check.name != "replica_agreement" || has_replicas) && check.name != "gradient_parity";
+    const bool is_of_later_phases = check.name == "gradient_parity" || check.name == "euler_identity" || check.name == "optimizer";
+    const bool applies = (check.name != "replica_agreement" || has_replicas) && !is_of_later_phases;
     EXPECT_EQ(check.state, applies ? CheckState::kPass : CheckState::kNotApplicable) << check.name << ": " << check.note;
     EXPECT_EQ(check.compared > 0, applies) << check.name;
   }

@@ -58,7 +58,7 @@ TEST(Nonfinite, SeesAnInfInAParameter) {
 }
 
 TEST(StageDiff, NeverLetsANaNPass) {
-  for (const std::string tap : {"input/x_TD", "router/logits_TE", "router/scores_TK", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD",
+  for (const std::string tap : {"input/x_TD", "router/logits_TE", "router/scores_TK", "experts/in_RD", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD",
                                 "combine/partial_TD", "output/y_TD"}) {
     for (const std::string knobs : {"mesh=ep=2", "mesh=ep=2 dtype=bf16", "mesh=none", "mesh=ep=2 values=exact top_k=2"}) {
       SimulatedRun run(knobs);
@@ -193,7 +193,7 @@ TEST(StageDiff, IsVacuousIfAllThatItComparesIsZero) {
   const base::HostTensor zero_TD = base::tensor_from_doubles(base::DType::kF32, {7, 14}, zeros);
   trace::Trace observed;
   observed.ranks.resize(1);
-  observed.ranks[0].taps["combine/partial_TD"] = {zero_TD, model::replicate(), "", {7, 14}};
+  observed.ranks[0].taps["combine/partial_TD"] = {zero_TD, {}, {7, 14}};
   observed.ranks[0].taps["output/y_TD"] = observed.ranks[0].taps["combine/partial_TD"];
   trace::Expected expected;
   expected.ranks.resize(1);

@@ -152,16 +152,6 @@ TEST(PathTaken, ReportsARankThatDoesNotSayWhatRan) {
   EXPECT_EQ(first_failure(run.check("path_taken")).rank, 0);
 }
 
-// transformers#46290: a plan entry that did nothing left the parameter whole, and everything looked right.
-TEST(PathTaken, ReportsParametersThatWereNeverSharded) {
-  SimulatedRun run("mesh=ep=2");
-  hold(run, 0, 0, 12);
-  const CheckOutcome outcome = run.check("path_taken");
-  ASSERT_EQ(outcome.findings.size(), 1U) << messages(outcome);
-  EXPECT_EQ(outcome.findings[0].rank, 0);
-  EXPECT_THAT(outcome.findings[0].hypothesis, HasSubstr("unparallelised"));
-}
-
 TEST(ReplicaAgreement, NamesTheRankWhoseRouterDrifted) {
   SimulatedRun run("mesh=ep=3");
   auto& router = run.tensor(0, "param/router/w_ED");

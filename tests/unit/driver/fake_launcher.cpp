@@ -17,13 +17,20 @@ launch::CaseRun FakeLauncher::run(const cases::Case& one, const launch::CaseFold
     attempt = script_.attempts[one.problem.seed]++;
     script_.checkpoints[one.problem.seed] = folders.checkpoint;
   }
-  for (const std::string& phase : one.phases) {
-    trace::RankTrace shown;
-    shown.implementation = one.impl;
-    shown.experts_backend = one.experts_backend;
-    EXPECT_TRUE(!script_.writes_traces || trace::write_rank_phase(folders.trace, phase, shown, {}));
-  }
+  if (script_.writes_traces)
+    for (const std::string& phase : one.phases)
+      for (model::Dim rank = 0; rank < one.world_size(); ++rank) write_phase(one, phase, rank, folders.trace);
   return script_.end_of(one, attempt);
+}
+
+void FakeLauncher::write_phase(const cases::Case& one, const std::string& phase, model::Dim rank, const fs::path& folder) {
+  trace::RankTrace shown;
+  shown.rank = rank;
+  shown.implementation = one.impl;
+  shown.experts_backend = one.experts_backend;
+  if (script_.taps_of)
+    for (auto& [name, tensor] : script_.taps_of(one, phase, rank)) shown.taps[name] = {tensor, {}, tensor.shape()};
+  EXPECT_TRUE(trace::write_rank_phase(folder, phase, shown, {}));
 }
 
 subject::Capabilities fake_capabilities() {
@@ -62,6 +69,13 @@ launch::CaseRun completed() { return {launch::RunEnd::kCompleted, "", {}, 0.5}; 
 
 launch::CaseRun raised() {
   return {launch::RunEnd::kRaised, "rank 0 in forward: no", {{0, "forward", "no", "line 1"}}, 0.5};
+}
+
+launch::CaseRun diverged() {
+  const auto of = [](std::int64_t count) -> trace::Collective {
+    return {"all_reduce", "ep", 1, "sum", "fp32", count, 4 * count, {}, {}, "output/y_TD"};
+  };
+  return {launch::RunEnd::kDiverged, "in forward rank 1 entered another all_reduce", {}, 0.5, launch::CollectiveMismatch{1, 0, of(30), of(35)}};
 }
 
 launch::CaseRun ended(launch::RunEnd end, std::string reason) { return {end, std::move(reason), {}, 0.5}; }

@@ -1,4 +1,4 @@
-// A launcher without processes: says of each run what the test wrote down, and leaves a trace without tensors.
+// A launcher without processes: says of each run what the test wrote down, and leaves a trace of the tensors that the test gives.
 #pragma once
 
 #include <filesystem>
@@ -19,6 +19,8 @@ struct Script {
   // How run number `attempt` (from 0) of a case ends; cases are told apart by their seed.
   std::function<launch::CaseRun(const cases::Case& one, int attempt)> end_of;
   bool writes_traces = true;
+  // Taps of a rank in a phase; none if not set.
+  std::function<std::map<std::string, base::HostTensor>(const cases::Case& one, const std::string& phase, model::Dim rank)> taps_of;
 
   std::mutex mutex;
   std::vector<std::uint64_t> seeds;                         // in the order of running
@@ -33,6 +35,8 @@ class FakeLauncher final : public launch::Launcher {
   launch::CaseRun run(const cases::Case& one, const launch::CaseFolders& folders, std::chrono::milliseconds limit) override;
 
  private:
+  void write_phase(const cases::Case& one, const std::string& phase, model::Dim rank, const std::filesystem::path& folder);
+
   Script& script_;
 };
 
@@ -43,6 +47,7 @@ IdentifiedCase case_of(std::uint64_t seed, const std::string& more_knobs = "");
 
 launch::CaseRun completed();
 launch::CaseRun raised();
+launch::CaseRun diverged();   // rank 1 put 30 elements into what rank 0 put 35 into
 launch::CaseRun ended(launch::RunEnd end, std::string reason);
 
 // Runs scripted cases in a folder of its own.

@@ -28,6 +28,27 @@ TEST_F(PipelineTest, GivesEachEndOfARunItsVerdict) {
   EXPECT_THAT(verdicts(), ElementsAre("pass", "fail", "unsupported", "crash", "timeout", "error"));
 }
 
+TEST_F(PipelineTest, JudgesRanksThatDivergedAndSaysWhere) {
+  options_.cases = {case_of(1, "mesh=ep=2 checks=comm_log")};
+  script_.end_of = [](const cases::Case&, int) { return diverged(); };
+  const record::RunRecord run = run_all();
+  EXPECT_EQ(run.cases[0].verdict, Verdict::kFail);
+  ASSERT_EQ(run.cases[0].findings.size(), 1U);
+  EXPECT_EQ(run.cases[0].findings[0].check, "comm_log");
+  EXPECT_EQ(run.cases[0].findings[0].rank, 1);
+  EXPECT_EQ(only_reason(run), "in forward rank 1 entered another all_reduce");
+}
+
+TEST_F(PipelineTest, DoesNotPassARunThatBrokeOffWhateverTheChecksSay) {
+  // Finishing is not what path_taken looks at, nor agreement what phase_completion does.
+  options_.cases = {case_of(1, "checks=path_taken"), case_of(2, "mesh=ep=2 checks=phase_completion")};
+  script_.end_of = [](const cases::Case& one, int) { return one.problem.seed == 1 ? raised() : diverged(); };
+  const record::RunRecord run = run_all();
+  EXPECT_EQ(run.cases[0].verdict, Verdict::kFail);
+  EXPECT_EQ(run.cases[1].verdict, Verdict::kFail);
+  EXPECT_THAT(run.cases[1].reason, testing::AllOf(HasSubstr("broke off"), HasSubstr("rank 1 entered another all_reduce")));
+}
+
 TEST_F(PipelineTest, RecordsWhatIsNeededToRepeatACase) {
   add_cases(1);
   options_.repro_suffix = " --subject 'python my.py'";

@@ -52,6 +52,34 @@ TEST_F(PipelineTest, KeepsTheTracesOfFailedCasesWithWhatJudgesThemAgain) {
   EXPECT_TRUE(fs::exists(kept[0].trace / "forward" / "rank0.safetensors"));
 }
 
+TEST_F(PipelineTest, KeepsInWhichBatchAPhaseFailed) {
+  add_cases(1);
+  script_.end_of = [](const cases::Case&, int) {
+    launch::CaseRun run = raised();
+    run.raised[0].batch = 3;
+    return run;
+  };
+  run_all();
+  EXPECT_EQ(kept_traces(options_.run_dir).value().at(0).failures.at(0).batch, 3);
+}
+
+TEST_F(PipelineTest, KeepsTheCollectivesInWhichRanksDiverged) {
+  options_.cases = {case_of(1, "mesh=ep=2 checks=comm_log")};
+  script_.end_of = [](const cases::Case&, int) { return diverged(); };
+  const record::RunRecord run = run_all();
+  const auto kept = kept_traces(options_.run_dir).value();
+  ASSERT_EQ(kept.size(), 1U);
+  ASSERT_TRUE(kept[0].mismatch);
+  EXPECT_EQ(kept[0].mismatch->rank, 1);
+  EXPECT_EQ(kept[0].mismatch->other_rank, 0);
+  EXPECT_EQ(kept[0].mismatch->got, diverged().mismatch->got);
+  EXPECT_EQ(kept[0].mismatch->want, diverged().mismatch->want);
+  const auto again = judge_trace(options_.cases[0].one, kept[0].trace, kept[0].failures, kept[0].mismatch).value();
+  EXPECT_EQ(again.verdict, record::Verdict::kFail);
+  ASSERT_FALSE(again.findings.empty());
+  EXPECT_EQ(again.findings[0].message, run.cases[0].findings.at(0).message);
+}
+
 TEST_F(PipelineTest, KeepsNoTraceThatBreaksOffAnywhere) {
   add_cases(2);
   options_.keep_traces = KeepTraces::kAll;
@@ -117,7 +145,8 @@ TEST_F(PipelineTest, SaysWhichKeptTraceIsDamaged) {
   add_cases(1);
   options_.keep_traces = KeepTraces::kAll;
   run_all();
-  for (const char* damage : {"", "[]", "{\"id\": 5, \"phase_failures\": []}", "{\"id\": \"a\"}"}) {
+  for (const char* damage : {"", "[]", "{\"id\": 5, \"phase_failures\": []}", "{\"id\": \"a\"}",
+                             "{\"id\": \"a\", \"phase_failures\": [], \"mismatch\": {\"rank\": 1}}"}) {
     ASSERT_TRUE(base::write_file_atomically(options_.run_dir / "traces" / "0" / "case.json", std::string_view(damage)));
     const auto kept = kept_traces(options_.run_dir);
     ASSERT_FALSE(kept) << damage;

@@ -177,6 +177,38 @@ TEST(Generator, GivesDataParallelRanksTheirOwnSliceOfTheGlobalTokens) {
   }
 }
 
+TEST(Generator, GivesEachBatchTheTokensThatFollowThoseOfTheOneBefore) {
+  Problem problem = small_problem();
+  problem.mesh = model::Mesh::parse("dp=2,ep=2").value();
+  problem.tokens_per_rank = {3, 4};
+  const Generator generator(problem);
+  std::vector<float> row(37);
+  for (const Dim batch : {0, 1, 3})
+    for (const Dim rank : {1, 2}) {
+      const auto x_TD = generator.tokens_TD(rank, batch);
+      const auto dy_TD = generator.output_grad_TD(rank, batch);
+      ASSERT_EQ(x_TD.dim(0), rank == 1 ? 3 : 4);
+      for (Dim t = 0; t < x_TD.dim(0); ++t) {
+        const Dim global = batch * 7 + (rank == 1 ? 0 : 3) + t;
+        generator.token_row(global, row);
+        for (Dim d = 0; d < 37; ++d) ASSERT_EQ(x_TD.at(t * 37 + d), static_cast<double>(row[static_cast<std::size_t>(d)])) << global;
+        generator.output_grad_row(global, row);
+        for (Dim d = 0; d < 37; ++d) ASSERT_EQ(dy_TD.at(t * 37 + d), static_cast<double>(row[static_cast<std::size_t>(d)])) << global;
+      }
+    }
+}
+
+TEST(Generator, GivesRanksOfOneTokenShardTheSameTokens) {
+  Problem problem = small_problem();
+  problem.mesh = model::Mesh::parse("dp=2,ep=2").value();
+  problem.tokens_per_rank = {3, 4};
+  problem.token_dims = {"dp", "ep"};
+  const Generator generator(problem);
+  EXPECT_FALSE(base::same_bytes(generator.tokens_TD(0), generator.tokens_TD(1))) << "ep shards the tokens here";
+  problem.token_dims = {"dp"};
+  EXPECT_TRUE(base::same_bytes(Generator(problem).tokens_TD(0), Generator(problem).tokens_TD(1)));
+}
+
 TEST(Generator, ProvenanceNamesExpertsAndTokens) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     Problem problem = small_problem();

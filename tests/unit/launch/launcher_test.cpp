@@ -21,7 +21,7 @@ std::vector<std::string> unruly(const std::string& start_misdeed = "") {
   return command;
 }
 
-cases::Case case_of(const std::string& impl, const std::string& mesh = "ep=2") {
+cases::Case case_of(const std::string& impl, const cases::KnobValues& more = {}) {
   const auto load_family = [](std::string_view family) -> base::Result<model::ModelSpec> {
     model::ModelSpec spec;
     spec.family = family;
@@ -31,14 +31,19 @@ cases::Case case_of(const std::string& impl, const std::string& mesh = "ep=2") {
     spec.d_ff = 96;
     return spec;
   };
-  return cases::make_case({{"impl", impl}, {"model", "tiny"}, {"mesh", mesh}}, load_family).value();
+  cases::KnobValues knobs = {{"impl", impl}, {"model", "tiny"}, {"mesh", "ep=2"}};
+  knobs.insert(more.begin(), more.end());
+  return cases::make_case(knobs, load_family).value();
 }
+
+// Two steps of two microbatches.
+const cases::KnobValues kTraining = {{"phases", "load,forward,backward,step"}, {"steps", "2"}, {"microbatches", "2"}};
 
 class LauncherTest : public TemporaryFolder {
  protected:
-  CaseRun run(const std::string& impl, milliseconds limit = kLongEnough) {
+  CaseRun run(const std::string& impl, milliseconds limit = kLongEnough, const cases::KnobValues& more = {}) {
     if (launcher_ == nullptr) launcher_ = make_process_launcher({unruly(), folder_, false, kLongEnough});
-    return launcher_->run(case_of(impl), {folder_ / "checkpoint", folder_ / "trace"}, limit);
+    return launcher_->run(case_of(impl, more), {folder_ / "checkpoint", folder_ / "trace"}, limit);
   }
   CaseRun run_at_start(const std::string& start_misdeed, milliseconds start_limit = kLongEnough) {
     launcher_ = make_process_launcher({unruly(start_misdeed), folder_ / start_misdeed, false, start_limit});
@@ -101,6 +106,14 @@ INSTANTIATE_TEST_SUITE_P(
         Misbehaviour{"unsupported.0.open", RunEnd::kUnsupported, {"rank 0", "open", "says unsupported"}},
         Misbehaviour{"refuse_alone.0.open", RunEnd::kUnsupported, {"rank 0", "says unsupported"}},
         Misbehaviour{"raise.1.forward", RunEnd::kRaised, {"rank 1", "forward", "says error"}},
+        Misbehaviour{"other_collective.1.forward", RunEnd::kDiverged,
+                     {"in forward", "entered all_gather sum of 35 fp32 over ep (sequence 1, at output/y_TD)", "entered all_reduce sum of 35 fp32",
+                      "rank 0 waits in all_reduce over ep"}},
+        Misbehaviour{"other_count.0.forward", RunEnd::kDiverged, {"in forward", "of 30 fp32", "of 35 fp32"}},
+        Misbehaviour{"other_dtype.1.forward", RunEnd::kDiverged, {"of 35 fp32", "of 35 bf16"}},
+        Misbehaviour{"other_splits.1.forward", RunEnd::kDiverged, {"sends 5,5 receives 5,5", "sends 4,6 receives 4,6"}},
+        Misbehaviour{"diverges_and_raises.1.forward", RunEnd::kDiverged, {"of 30 fp32", "of 35 fp32"}},
+        Misbehaviour{"all_gather_of_other_count.1.forward", RunEnd::kCompleted, {}},
         Misbehaviour{"noise.1.forward", RunEnd::kCompleted, {}},
         Misbehaviour{"slow.1.forward", RunEnd::kCompleted, {}},
         Misbehaviour{"no_trace.1.forward", RunEnd::kCompleted, {}},
@@ -118,6 +131,56 @@ TEST_F(LauncherTest, TellsTheRankPhaseMessageAndTracebackOfWhatWasRaised) {
   EXPECT_EQ(raised.raised[0].phase, "forward");
   EXPECT_EQ(raised.raised[0].message, "says error");
   EXPECT_EQ(raised.raised[0].traceback, "line 1\nline 2");
+}
+
+TEST_F(LauncherTest, TellsBothRanksThatDivergedAndWhatEachEntered) {
+  const CaseRun diverged = run("other_count.1.forward");
+  ASSERT_TRUE(diverged.mismatch);
+  const CollectiveMismatch& m = *diverged.mismatch;
+  EXPECT_EQ(m.rank + m.other_rank, 1);
+  const bool is_second_late = m.rank == 1;
+  EXPECT_EQ(m.got.count, is_second_late ? 30 : 35);
+  EXPECT_EQ(m.want.count, is_second_late ? 35 : 30);
+  EXPECT_EQ(m.got.site, "output/y_TD");
+  EXPECT_TRUE(diverged.raised.empty());
+}
+
+TEST_F(LauncherTest, TellsWhatWasRaisedBecauseRanksDiverged) {
+  const CaseRun diverged = run("diverges_and_raises.1.forward");
+  EXPECT_TRUE(diverged.mismatch);
+  ASSERT_EQ(diverged.raised.size(), 1U);
+  EXPECT_EQ(diverged.raised[0].rank, 1);
+}
+
+TEST_F(LauncherTest, ReplacesRanksThatDiverged) {
+  ASSERT_EQ(run("other_count.1.forward").end, RunEnd::kDiverged);
+  ASSERT_EQ(run("honest").end, RunEnd::kCompleted);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "p1"));
+}
+
+TEST_F(LauncherTest, AsksForEachBatchAndForAStepAfterTheLastOfEachStep) {
+  ASSERT_EQ(run("honest", kLongEnough, kTraining).end, RunEnd::kCompleted);
+  std::vector<std::string> folders;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_ / "trace")) folders.push_back(entry.path().filename());
+  EXPECT_THAT(folders, testing::UnorderedElementsAre("load", "forward", "forward.1", "forward.2", "forward.3", "backward", "backward.1",
+                                                     "backward.2", "backward.3", "step.1", "step.3"));
+}
+
+TEST_F(LauncherTest, AsksForNothingThatTheCaseLeavesOut) {
+  ASSERT_EQ(run("honest", kLongEnough, {{"phases", "load"}}).end, RunEnd::kCompleted);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "trace" / "load"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "trace" / "forward"));
+}
+
+TEST_F(LauncherTest, NamesTheBatchAndTheStepInWhichItWentWrong) {
+  const CaseRun raised = run("raise.1.backward.2", kLongEnough, kTraining);
+  ASSERT_EQ(raised.raised.size(), 1U);
+  EXPECT_EQ(raised.raised[0].phase, "backward");
+  EXPECT_EQ(raised.raised[0].batch, 2);
+  EXPECT_THAT(raised.reason, HasSubstr("rank 1 in backward of batch 3 (step 2): says error"));
+  EXPECT_THAT(run("segv.0.step.1", kLongEnough, kTraining).reason, HasSubstr("ended in step of batch 2 (step 1) with signal 11"));
+  EXPECT_THAT(run("other_count.0.forward.1", kLongEnough, kTraining).reason, HasSubstr("in forward of batch 2 (step 1) rank"));
+  EXPECT_THAT(run("hang.0.forward.1", kShort, kTraining).reason, HasSubstr("no reply to forward of batch 2 (step 1) within 0.4 s"));
 }
 
 TEST_F(LauncherTest, KeepsItsRanksFromCaseToCase) {

@@ -12,7 +12,7 @@ using testing::HasSubstr;
 Mesh mesh(std::string_view text) { return Mesh::parse(text).value(); }
 
 TEST(Mesh, PrintsWhatItParsed) {
-  for (const char* text : {"none", "ep=2", "dp=2,ep=4", "ep=2,dp=2", "dp=1,fsdp=2,ep=3,tp=2,sp=2"}) EXPECT_EQ(mesh(text).text(), text);
+  for (const char* text : {"none", "ep=2", "dp=2,ep=4", "ep=2,dp=2", "dp=1,fsdp=2,ep=3,tp=2"}) EXPECT_EQ(mesh(text).text(), text);
 }
 
 TEST(Mesh, NoneIsOneRankWithoutDimensions) {
@@ -52,6 +52,23 @@ TEST(Mesh, GroupIsOrderedByCoordinate) {
   }
 }
 
+TEST(Mesh, SeveralDimensionsCountAsOneWithTheFirstNamedOutermost) {
+  const Mesh three = mesh("dp=2,ep=3,tp=2");
+  EXPECT_EQ(three.size("ep,tp"), 6);
+  EXPECT_EQ(three.size("ep,fsdp"), 3) << "a dimension that is not there is one of size 1";
+  EXPECT_EQ(three.coordinate(9, "ep,tp"), 3) << "rank 9 is dp 1, ep 1, tp 1";
+  EXPECT_EQ(three.coordinate(9, "tp,ep"), 4);
+  EXPECT_EQ(three.coordinate(9, "fsdp,tp"), 1);
+}
+
+TEST(Mesh, GroupOfSeveralDimensionsIsOrderedByTheirCommonCoordinate) {
+  const Mesh three = mesh("dp=2,ep=2,tp=2");
+  EXPECT_THAT(three.group(5, "ep,tp"), ElementsAre(4, 5, 6, 7));
+  EXPECT_THAT(three.group(5, "tp,ep"), ElementsAre(4, 6, 5, 7));
+  EXPECT_THAT(three.group(5, "dp,tp"), ElementsAre(0, 1, 4, 5));
+  EXPECT_THAT(three.group(5, "fsdp,tp"), ElementsAre(4, 5));
+}
+
 struct Refused {
   const char* text;
   const char* why;
@@ -68,7 +85,7 @@ TEST_P(RefusedMesh, SaysWhatIsWrong) {
 
 INSTANTIATE_TEST_SUITE_P(Mesh, RefusedMesh,
                          testing::Values(Refused{"", "has no size"}, Refused{"ep", "has no size"}, Refused{"ep=2,", "has no size"},
-                                         Refused{"eq=2", "did you mean 'ep'"}, Refused{"zebra=2", "known: dp, fsdp, ep, tp, sp"},
+                                         Refused{"eq=2", "did you mean 'ep'"}, Refused{"zebra=2", "known: dp, fsdp, ep, tp"},
                                          Refused{"ep=0", "not a number from 1 to 64"}, Refused{"ep=-2", "not a number from 1"},
                                          Refused{"ep=2x", "not a number from 1"}, Refused{"ep=65", "not a number from 1"},
                                          Refused{"ep=99999999999999999999", "not a number from 1"},

@@ -19,15 +19,16 @@ RunRecord full_record() {
   one.checks = {{"stage_diff", CheckState::kFail, 336, "note"},        {"a", CheckState::kPass, 1, ""},
                 {"b", CheckState::kVacuous, 0, "no rows"},              {"c", CheckState::kUnobserved, 0, "no tap"},
                 {"d", CheckState::kNotApplicable, 0, "no backward phase"}};
-  one.findings = {{"stage_diff", FindingClass::kBug, "output/y_TD", "y", 1, 5, 4, 2, 0.4375, -kInf, kInf, 3.9e-3, kNan, 336,
+  one.findings = {{"stage_diff", FindingClass::kBug, "output/y_TD", "y", 2, 1, 5, 4, 2, 0.4375, -kInf, kInf, 3.9e-3, kNan, 336,
                    "message", "hypothesis"},
-                  {"stage_diff", FindingClass::kContract, "", "", {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, "", ""},
-                  {"stage_diff", FindingClass::kBenignFlip, "router/ids_TK", "", 0, {}, 3, {}, {}, {}, {}, {}, {}, 3, "", ""},
-                  {"stage_diff", FindingClass::kNoise, "router/ids_TK", "", 0, {}, 3, {}, {}, {}, 0.1, 0.2, 0.5, 3, "", ""},
-                  {"stage_diff", FindingClass::kInconclusive, "router/ids_TK", "", 0, {}, 3, {}, {}, {}, {}, {}, {}, 3, "", ""}};
+                  {"stage_diff", FindingClass::kContract, "", "", {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, "", ""},
+                  {"stage_diff", FindingClass::kBenignFlip, "router/ids_TK", "", {}, 0, {}, 3, {}, {}, {}, {}, {}, {}, 3, "", ""},
+                  {"stage_diff", FindingClass::kNoise, "router/ids_TK", "", {}, 0, {}, 3, {}, {}, {}, 0.1, 0.2, 0.5, 3, "", ""},
+                  {"stage_diff", FindingClass::kInconclusive, "router/ids_TK", "", {}, 0, {}, 3, {}, {}, {}, {}, {}, {}, 3, "", ""}};
   one.first_diverging = "output/y_TD, rank 1, expert 5";
   one.stages = {{"router/logits_TE", 0, 1e-3, 1e-2, 0.1, 56}, {"output/y_TD", 1, kNan, 0, kInf, 336}};
   one.experts = {{1, 5, true, 9, 4, "expert 3"}, {0, 5, false, 0, 0, ""}};
+  one.digests = {{"output/y_TD", "00c0ffee00c0ffee"}};
 
   RunRecord run;
   run.moecheck_version = "0.1.0";

@@ -134,27 +134,42 @@ class NaiveSums {
     const Matrix<double>& w_in = one_.weights.experts[static_cast<std::size_t>(e)].w_gate_up_GD;
     const Matrix<double>& w_out = one_.weights.experts[static_cast<std::size_t>(e)].w_down_DF;
     Sums& d_gate_up_GD = gradients[expert_name("gate_up", e)];
+    const bool is_before = one_.position == model::ScorePosition::kBeforeExperts;
+    // The score stands before the experts, in what they are given, or behind them.
+    const auto given = [&](Dim d) { return is_before ? score * x(t, d) : x(t, d); };
+    const Term out_weight = is_before ? exact(1) : score;
     for (Dim f = 0; f < spec_.d_ff; ++f) {
-      const Term gate = dot_x(t, w_in, f);
-      const Term up = dot_x(t, w_in, spec_.d_ff + f);
+      const Term plain_gate = dot_x(t, w_in, f), plain_up = dot_x(t, w_in, spec_.d_ff + f);
+      const Term gate = is_before ? intermediate(score * plain_gate) : plain_gate;
+      const Term up = is_before ? intermediate(score * plain_up) : plain_up;
       const double s = 1 / (1 + std::exp(-gate.value));
       const Term silu_value = applied(gate.value * s, gate, kMaxSiluSlope);
       const Term slope = applied(s + gate.value * s / (1 + std::exp(gate.value)), gate, kMaxSiluCurvature);
       Sum column;  // <column f of W_2, d_y_t>
       for (Dim d = 0; d < spec_.d_model; ++d) {
         column += d_y(t, d) * exact(w_out(d, f));
-        at(gradients[expert_name("down", e)], d, f) += score * silu_value * up * d_y(t, d);
+        at(gradients[expert_name("down", e)], d, f) += out_weight * silu_value * up * d_y(t, d);
       }
       const Term through_down = column.term();
-      at(gradients["scores"], t, k) += silu_value * up * through_down;
-      loss += score * silu_value * up * through_down;
+      if (is_before) {
+        add_score_before(t, k, through_down * up * slope, w_in, f);
+        add_score_before(t, k, through_down * silu_value, w_in, spec_.d_ff + f);
+      } else {
+        at(gradients["scores"], t, k) += silu_value * up * through_down;
+      }
+      loss += out_weight * silu_value * up * through_down;
       for (Dim d = 0; d < spec_.d_model; ++d) {
-        at(d_gate_up_GD, f, d) += score * through_down * up * slope * x(t, d);
-        at(d_gate_up_GD, spec_.d_ff + f, d) += score * through_down * silu_value * x(t, d);
+        at(d_gate_up_GD, f, d) += out_weight * through_down * up * slope * given(d);
+        at(d_gate_up_GD, spec_.d_ff + f, d) += out_weight * through_down * silu_value * given(d);
         at(gradients["x"], t, d) += score * through_down * up * slope * exact(w_in(f, d));
         at(gradients["x"], t, d) += score * through_down * silu_value * exact(w_in(spec_.d_ff + f, d));
       }
     }
+  }
+
+  // d_s = <x, d_in>, with the part of d_in that comes through row `row` of the packed gate and up weights.
+  void add_score_before(Dim t, Dim k, const Term& d_row, const Matrix<double>& w_in, Dim row) {
+    for (Dim d = 0; d < spec_.d_model; ++d) at(gradients["scores"], t, k) += d_row * exact(w_in(row, d)) * x(t, d);
   }
 
   // d_h_j = sum_k d_s_k ds_k/dh_j, where ds_k/dh_j = s_k ([j == i_k] - r_j) and r_j is the share of j: p_j, or where the
@@ -203,7 +218,7 @@ BackwardCase<Scalar> backward_case(const model::Problem& problem) {
   const auto ids_TK = generated_forward<double>(problem).ids_TK;
   auto x_TD = tokens_of<Scalar>(problem);
   auto d_y_TD = small_integers<Scalar>(x_TD.rows(), x_TD.cols());
-  return {problem.model, StoredWeights<Scalar>(problem), std::move(x_TD), ids_TK, std::move(d_y_TD)};
+  return {problem.model, StoredWeights<Scalar>(problem), std::move(x_TD), ids_TK, std::move(d_y_TD), problem.score_position};
 }
 
 model::Problem tiny_problem(const RouterVariant& variant) {
@@ -225,7 +240,7 @@ NamedMatrices<Scalar> gradients_of(BackwardCase<Scalar>& one) {
     named[expert_name("gate_up", gradient.expert)] = gradient.d_gate_up_GD;
     named[expert_name("down", gradient.expert)] = gradient.d_down_DF;
   };
-  const auto layer = MoeLayerBackward<Scalar>(one.spec, one.weights).backward(one.x_TD, one.ids_TK, one.d_y_TD, keep);
+  const auto layer = MoeLayerBackward<Scalar>(one.spec, one.weights, one.position).backward(one.x_TD, one.ids_TK, one.d_y_TD, keep);
   named["x"] = layer.d_x_TD;
   named["router"] = layer.d_router_ED;
   named["scores"] = layer.d_scores_TK;

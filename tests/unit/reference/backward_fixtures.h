@@ -16,6 +16,7 @@ struct BackwardCase {
   Matrix<Scalar> x_TD;
   IdMatrix ids_TK;
   Matrix<Scalar> d_y_TD;
+  model::ScorePosition position = model::ScorePosition::kAfterExperts;
 };
 
 // The layer's own routing, and small integers for d_y, so that float and double get the same numbers.

@@ -18,33 +18,19 @@ using trace::Expected;
 using trace::ExpectedTap;
 using trace::Trace;
 
-constexpr double kDoubleRoundoff = 0x1p-53;
-const std::vector<std::string> kStages = {"input/x_TD",        "router/logits_TE", "router/scores_TK",   "experts/gate_up_RG",
-                                          "experts/act_RF",    "experts/out_RD",   "combine/partial_TD", "output/y_TD"};
-
-// Largest |expected - observed| / ((terms + few) u magnitude) over the comparable rows, both sides computed in double.
-double used(const ExpectedTap& tap, const base::HostTensor& observed) {
-  constexpr double kFewRoundings = 32;  // exp, divisions
-  EXPECT_EQ(tap.value.shape(), observed.shape());
-  double worst = 0;
-  for (std::int64_t i = 0; i < observed.numel(); ++i) {
-    const double error = std::fabs(tap.value.at(i) - observed.at(i));
-    if (tap.is_comparable.at(static_cast<std::size_t>(i / observed.dim(1))) == 0 || error == 0) continue;
-    const double bound = 2 * (static_cast<double>(tap.terms) + kFewRoundings) * kDoubleRoundoff * tap.magnitude.at(i);
-    worst = std::max(worst, error <= bound ? error / bound : INFINITY);
-  }
-  return worst;
-}
+const std::vector<std::string> kStages = {"input/x_TD",         "router/logits_TE", "router/scores_TK", "experts/in_RD",
+                                          "experts/gate_up_RG", "experts/act_RF",   "experts/out_RD",   "combine/partial_TD",
+                                          "output/y_TD"};
 
 void expect_all_taps_agree(const cases::Case& one, const Trace& observed, double limit) {
-  const Expected expected = evaluate(one, observed);
+  const Expected expected = evaluate_batch(one, observed);
   ASSERT_EQ(expected.ranks.size(), observed.ranks.size());
   for (std::size_t r = 0; r < observed.ranks.size(); ++r)
     for (const std::string& stage : kStages) {
       SCOPED_TRACE(stage + " of rank " + std::to_string(r));
       ASSERT_TRUE(expected.ranks[r].taps.contains(stage));
       const ExpectedTap& tap = expected.ranks[r].taps.at(stage);
-      EXPECT_LE(used(tap, *observed.ranks[r].tensor(stage)), limit);
+      EXPECT_LE(used_by(tap, *observed.ranks[r].tensor(stage)), limit);
       EXPECT_THAT(tap.is_comparable, testing::Each(1));
       for (std::int64_t i = 0; i < tap.value.numel(); ++i)
         ASSERT_LE(std::fabs(tap.value.at(i)), tap.magnitude.at(i) * (1 + 1e-12)) << "a magnitude below its value";
@@ -67,7 +53,7 @@ TEST_P(EveryMesh, AgreesBitForBitInExactMode) {
 
 TEST_P(EveryMesh, GivesTheFloatLayerFromEndToEnd) {
   const auto one = small_case(GetParam(), Values::kNormal);
-  const Expected expected = evaluate(one, sound_trace(one));
+  const Expected expected = evaluate_batch(one, sound_trace(one));
   const inputs::Generator generator(one.problem);
   for (Dim r = 0; r < one.world_size(); ++r) {
     GeneratedWeights<float> weights(generator);
@@ -88,7 +74,7 @@ TEST_P(EveryMesh, AgreesForEachRouterVariant) {
 
 TEST(Evaluate, CountsTheTermsOfEachStage) {
   const auto one = small_case("tp=2", Values::kNormal);
-  const auto taps = evaluate(one, sound_trace(one)).ranks[1].taps;
+  const auto taps = evaluate_batch(one, sound_trace(one)).ranks[1].taps;
   EXPECT_EQ(taps.at("router/logits_TE").terms, 20);   // D
   EXPECT_EQ(taps.at("router/scores_TK").terms, 12);   // E
   EXPECT_EQ(taps.at("experts/gate_up_RG").terms, 20); // D
@@ -115,7 +101,8 @@ class EveryStage : public testing::TestWithParam<Influence> {};
 
 INSTANTIATE_TEST_SUITE_P(
     Evaluate, EveryStage,
-    testing::Values(Influence{"input/x_TD", {"0 router/logits_TE", "0 experts/gate_up_RG"}},
+    testing::Values(Influence{"input/x_TD", {"0 router/logits_TE", "0 experts/in_RD"}},
+                    Influence{"experts/in_RD", {"0 experts/gate_up_RG"}},
                     Influence{"router/logits_TE", {"0 router/scores_TK"}}, Influence{"router/scores_TK", {"0 combine/partial_TD"}},
                     Influence{"experts/gate_up_RG", {"0 experts/act_RF"}}, Influence{"experts/act_RF", {"0 experts/out_RD"}},
                     Influence{"experts/out_RD", {"0 combine/partial_TD"}},
@@ -130,7 +117,7 @@ TEST_P(EveryStage, ChangesOnlyTheExpectationsOfItsSuccessors) {
   auto one = small_case("ep=2", Values::kNormal);
   one.problem.routing = model::Routing::kKRanks;  // token 0 has a row on rank 0
   const Trace sound = sound_trace(one);
-  const auto changed = changed_taps(evaluate(one, sound), evaluate(one, perturbed(sound, 0, GetParam().perturbed)));
+  const auto changed = changed_taps(evaluate_batch(one, sound), evaluate_batch(one, perturbed(sound, 0, GetParam().perturbed)));
   EXPECT_THAT(changed, testing::UnorderedElementsAreArray(GetParam().changes));
 }
 
@@ -141,20 +128,20 @@ TEST(Evaluate, ShowsAWrongExpertAtTheStageThatMultipliesWithItsWeights) {
   // The subject says that row 0 is another expert's: the true weights of that one give another gate_up and out.
   const Dim other = (keys(0, 2) + 1) % 12;
   const Trace wrong = with_first_key(sound, {keys(0, 0), keys(0, 1), other});
-  const auto taps = evaluate(one, wrong).ranks[0].taps;
+  const auto taps = evaluate_batch(one, wrong).ranks[0].taps;
   for (const std::string& stage : kStages) {
     const bool multiplies = stage == "experts/gate_up_RG" || stage == "experts/out_RD";
-    EXPECT_EQ(used(taps.at(stage), *wrong.ranks[0].tensor(stage)) > 1, multiplies) << stage;
+    EXPECT_EQ(used_by(taps.at(stage), *wrong.ranks[0].tensor(stage)) > 1, multiplies) << stage;
   }
 }
 
 TEST(Evaluate, MarksRowsWhoseKeyIsNoRoutedRow) {
   const auto one = small_case("ep=2", Values::kExact);  // so that a batch that is one row shorter changes no bit
   const Trace sound = sound_trace(one);
-  const Expected before = evaluate(one, sound);
+  const Expected before = evaluate_batch(one, sound);
   using Key = std::vector<std::int64_t>;
   for (const Key& key : {Key{0, 0, -1}, Key{7, 0, 0}, Key{-1, 0, 0}, Key{0, 2, 0}, Key{0, 0, 12}}) {
-    const Expected after = evaluate(one, with_first_key(sound, key));
+    const Expected after = evaluate_batch(one, with_first_key(sound, key));
     for (const char* stage : {"experts/gate_up_RG", "experts/act_RF", "experts/out_RD"}) {
       const ExpectedTap& tap = after.ranks[0].taps.at(stage);
       EXPECT_EQ(tap.is_comparable.at(0), 0) << stage;
@@ -171,7 +158,7 @@ TEST(Evaluate, LeavesAMaskedRowOutOfTheCombine) {
   const auto one = small_case("none", Values::kExact);
   const Trace sound = sound_trace(one);
   const auto keys = ids_of(*sound.ranks[0].tensor("dispatch/rows_R3"));
-  const auto masked = evaluate(one, with_first_key(sound, {keys(0, 0), keys(0, 1), -1})).ranks[0].taps.at("combine/partial_TD");
+  const auto masked = evaluate_batch(one, with_first_key(sound, {keys(0, 0), keys(0, 1), -1})).ranks[0].taps.at("combine/partial_TD");
   const auto out_RD = matrix_of<double>(*sound.ranks[0].tensor("experts/out_RD"));
   const auto partial_TD = matrix_of<double>(*sound.ranks[0].tensor("combine/partial_TD"));
   const Matrix<double> expected_D = partial_TD.row(keys(0, 0)) - 0.5 * out_RD.row(0);
@@ -181,7 +168,7 @@ TEST(Evaluate, LeavesAMaskedRowOutOfTheCombine) {
 
 TEST(Evaluate, CannotSayWhatARowOfAnUnknownSlotAddedToItsToken) {
   const auto one = small_case("none", Values::kNormal);
-  const auto tap = evaluate(one, with_first_key(sound_trace(one), {3, 2, 0})).ranks[0].taps.at("combine/partial_TD");
+  const auto tap = evaluate_batch(one, with_first_key(sound_trace(one), {3, 2, 0})).ranks[0].taps.at("combine/partial_TD");
   EXPECT_THAT(tap.is_comparable, ElementsAre(1, 1, 1, 0, 1, 1, 1));
 }
 
@@ -193,7 +180,7 @@ TEST(Evaluate, MarksTokensWithIdsThatAreNoExperts) {
     IdMatrix changed = ids_of(ids);
     changed(2, 1) = id;
     ids = tensor_of(changed);
-    const Expected expected = evaluate(one, observed);
+    const Expected expected = evaluate_batch(one, observed);
     EXPECT_THAT(expected.ranks[0].taps.at("router/scores_TK").is_comparable, ElementsAre(1, 1, 0, 1, 1, 1, 1));
     EXPECT_EQ(expected.ranks[0].end_to_end_TD.numel(), 0);
     EXPECT_GT(expected.ranks[1].end_to_end_TD.numel(), 0);
@@ -207,7 +194,7 @@ TEST(Evaluate, GivesTokensWithoutRowsAZeroPartial) {
   std::size_t num_zero = 0;
   for (std::size_t r = 0; r < 2; ++r) {
     const auto keys = ids_of(*observed.ranks[r].tensor("dispatch/rows_R3"));
-    const auto tap = evaluate(one, observed).ranks[r].taps.at("combine/partial_TD");
+    const auto tap = evaluate_batch(one, observed).ranks[r].taps.at("combine/partial_TD");
     for (Dim t = 0; t < 7; ++t) {
       if ((keys.col(0).array() == t).any()) continue;
       ++num_zero;
@@ -225,7 +212,7 @@ TEST(Evaluate, CarriesNanOnInItsOwnRowOnly) {
   Matrix<double> act_RF = matrix_of<double>(tensor);
   act_RF(3, 1) = std::nan("");
   tensor = tensor_of(act_RF);
-  const auto out_RD = matrix_of<double>(evaluate(one, observed).ranks[0].taps.at("experts/out_RD").value);
+  const auto out_RD = matrix_of<double>(evaluate_batch(one, observed).ranks[0].taps.at("experts/out_RD").value);
   for (Dim r = 0; r < out_RD.rows(); ++r) EXPECT_EQ(out_RD.row(r).array().isNaN().all(), r == 3) << r;
   EXPECT_EQ(out_RD.array().isNaN().count(), out_RD.cols());
 }
@@ -233,17 +220,18 @@ TEST(Evaluate, CarriesNanOnInItsOwnRowOnly) {
 TEST(Evaluate, SaysNothingAboutAStageWithoutItsInputs) {
   const auto one = small_case("ep=2", Values::kNormal);
   const std::vector<std::pair<std::string, std::vector<std::string>>> needed = {
-      {"input/x_TD", {"0 input/x_TD", "0 router/logits_TE", "0 experts/gate_up_RG"}},
+      {"input/x_TD", {"0 input/x_TD", "0 router/logits_TE"}},   // the other rank knows the tokens too
+      {"experts/in_RD", {"0 experts/in_RD"}},                   // it is the token
       {"router/ids_TK", {"0 router/scores_TK", "0 end_to_end"}},
-      {"dispatch/rows_R3", {"0 experts/gate_up_RG", "0 experts/out_RD", "0 combine/partial_TD"}},
+      {"dispatch/rows_R3", {"0 experts/gate_up_RG", "0 experts/in_RD", "0 experts/out_RD", "0 combine/partial_TD"}},
       {"combine/partial_TD", {"0 combine/partial_TD", "0 output/y_TD", "1 output/y_TD"}},
       {"output/y_TD", {"0 output/y_TD"}}};
   const Trace sound = sound_trace(one);
-  const Expected before = evaluate(one, sound);
+  const Expected before = evaluate_batch(one, sound);
   for (const auto& [tap, lost] : needed) {
     Trace observed = sound;
     observed.ranks[0].taps.erase(tap);
-    const Expected after = evaluate(one, observed);
+    const Expected after = evaluate_batch(one, observed);
     EXPECT_THAT(changed_taps(before, after), testing::UnorderedElementsAreArray(lost)) << tap;
     EXPECT_FALSE(after.ranks[0].taps.contains(lost.front().substr(2))) << tap;
   }
@@ -256,13 +244,13 @@ TEST(Evaluate, SurvivesShapesDtypesAndPlacementsThatDoNotFit) {
     for (const base::Shape& shape : {base::Shape{}, base::Shape{3}, base::Shape{0, 0}, base::Shape{5, 1}, base::Shape{2, 2, 2}}) {
       Trace observed = sound;
       observed.ranks[0].taps.at(name).tensor = base::HostTensor(base::DType::kF32, shape);
-      EXPECT_FALSE(evaluate(one, observed).ranks[0].taps.contains(name)) << name << base::shape_text(shape);
+      EXPECT_FALSE(evaluate_batch(one, observed).ranks[0].taps.contains(name)) << name << base::shape_text(shape);
     }
     for (const auto& placement : {model::shard(0), model::shard(1), model::shard(7), model::strided_shard(1, 5), model::strided_shard(1, 0),
                                   model::partial(), model::replicate()}) {
       Trace observed = sound;
-      observed.ranks[0].taps.at(name).placement = placement;
-      EXPECT_TRUE(evaluate(one, observed).ranks[0].taps.contains("input/x_TD")) << name;
+      observed.ranks[0].taps.at(name).cuts = {{"tp", placement}};
+      EXPECT_TRUE(evaluate_batch(one, observed).ranks[0].taps.contains("input/x_TD")) << name;
     }
   }
 }
@@ -271,11 +259,11 @@ TEST(Evaluate, SurvivesMissingRanks) {
   const auto one = small_case("ep=2", Values::kNormal);
   Trace observed = sound_trace(one);
   observed.ranks[1].taps.clear();
-  EXPECT_FALSE(evaluate(one, observed).ranks[0].taps.contains("output/y_TD"));
+  EXPECT_FALSE(evaluate_batch(one, observed).ranks[0].taps.contains("output/y_TD"));
   observed.ranks.pop_back();
-  EXPECT_FALSE(evaluate(one, observed).ranks[0].taps.contains("output/y_TD"));
+  EXPECT_FALSE(evaluate_batch(one, observed).ranks[0].taps.contains("output/y_TD"));
   observed.ranks.clear();
-  EXPECT_THAT(evaluate(one, observed).ranks, IsEmpty());
+  EXPECT_THAT(evaluate_batch(one, observed).ranks, IsEmpty());
 }
 
 }  // namespace

@@ -119,18 +119,25 @@ class NaiveLayer {
 
   std::vector<Bounded> token_output(const std::vector<Bounded>& x, const std::vector<Dim>& chosen, const std::vector<Bounded>& s) const {
     std::vector<Bounded> y(x.size());
+    const bool is_before = problem_.score_position == model::ScorePosition::kBeforeExperts;
     for (std::size_t k = 0; k < chosen.size(); ++k) {
-      const auto out = expert(chosen[k], x);
+      const Bounded weight = is_before ? Bounded{1, 0} : s[k];
+      const auto out = expert(chosen[k], is_before ? scaled(x, s[k]) : x);
       for (std::size_t d = 0; d < y.size(); ++d) {
-        y[d].value += s[k].value * out[d].value;
-        y[d].bound += kSecondOrder * (std::fabs(s[k].value) * out[d].bound + std::fabs(out[d].value) * s[k].bound +
-                                      gamma(static_cast<double>(chosen.size()) + 1, u_) * std::fabs(s[k].value * out[d].value));
+        y[d].value += weight.value * out[d].value;
+        y[d].bound += kSecondOrder * (std::fabs(weight.value) * out[d].bound + std::fabs(out[d].value) * weight.bound +
+                                      gamma(static_cast<double>(chosen.size()) + 1, u_) * std::fabs(weight.value * out[d].value));
       }
     }
     return y;
   }
 
  private:
+  std::vector<Bounded> scaled(std::vector<Bounded> x, const Bounded& by) const {
+    for (Bounded& one : x) one = {one.value * by.value, kSecondOrder * std::fabs(one.value) * (by.bound + u_ * std::fabs(by.value))};
+    return x;
+  }
+
   static double max_abs(const std::vector<Bounded>& h) {
     double largest = 0;
     for (const Bounded& one : h) largest = std::max(largest, std::fabs(one.value));
@@ -163,6 +170,16 @@ std::vector<RouterVariant> router_variants() {
           {"topk_softmax", model::SoftmaxOrder::kAfterTopk, true}};
 }
 
+std::vector<RouterVariant> layer_variants() {
+  std::vector<RouterVariant> variants = router_variants();
+  for (RouterVariant variant : router_variants()) {
+    variant.name += "_before_experts";
+    variant.position = model::ScorePosition::kBeforeExperts;
+    variants.push_back(std::move(variant));
+  }
+  return variants;
+}
+
 model::Problem small_problem(const RouterVariant& variant) {
   model::Problem problem;
   problem.model.num_experts = 7;
@@ -171,6 +188,7 @@ model::Problem small_problem(const RouterVariant& variant) {
   problem.model.d_ff = 12;
   problem.model.softmax = variant.softmax;
   problem.model.renormalise = variant.renormalise;
+  problem.score_position = variant.position;
   problem.tokens_per_rank = {9};
   problem.seed = 5;
   return problem;

@@ -13,10 +13,13 @@ struct RouterVariant {
   std::string name;
   model::SoftmaxOrder softmax;
   bool renormalise;
+  model::ScorePosition position = model::ScorePosition::kAfterExperts;
 };
 
 // Qwen3-MoE, Switch, Mixtral.
 std::vector<RouterVariant> router_variants();
+// The same, and each with its scores before the experts.
+std::vector<RouterVariant> layer_variants();
 
 // 7 experts, top 3, sizes pairwise different and no powers of two.
 model::Problem small_problem(const RouterVariant& variant = router_variants()[0]);
@@ -66,7 +69,7 @@ template <typename Scalar>
 LayerOutput<Scalar> generated_forward(const model::Problem& problem) {
   const inputs::Generator generator(problem);
   GeneratedWeights<Scalar> weights(generator);
-  return MoeLayer<Scalar>(problem.model, weights).forward(generated_tokens<Scalar>(generator, 0));
+  return MoeLayer<Scalar>(problem.model, weights, problem.score_position).forward(generated_tokens<Scalar>(generator, 0));
 }
 
 // An element of the naive layer: its value, and how far an implementation with unit roundoff u may be from it.

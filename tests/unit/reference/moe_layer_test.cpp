@@ -14,11 +14,11 @@ constexpr double kBothErr = 2;
 
 class EveryRouterVariant : public testing::TestWithParam<std::size_t> {
  protected:
-  model::Problem problem() const { return small_problem(router_variants()[GetParam()]); }
+  model::Problem problem() const { return small_problem(layer_variants()[GetParam()]); }
 };
 
-INSTANTIATE_TEST_SUITE_P(MoeLayer, EveryRouterVariant, testing::Range<std::size_t>(0, 3),
-                         [](const auto& variant) { return router_variants()[variant.param].name; });
+INSTANTIATE_TEST_SUITE_P(MoeLayer, EveryRouterVariant, testing::Range<std::size_t>(0, 6),
+                         [](const auto& variant) { return layer_variants()[variant.param].name; });
 
 TEST_P(EveryRouterVariant, AgreesInDoubleWithANaiveLayer) {
   const auto layer = generated_forward<double>(problem());
@@ -43,7 +43,7 @@ TEST_P(EveryRouterVariant, FollowsSomeoneElsesRouting) {
   const model::Problem one = problem();
   const inputs::Generator generator(one);
   GeneratedWeights<double> weights(generator);
-  const MoeLayer<double> layer(one.model, weights);
+  const MoeLayer<double> layer(one.model, weights, one.score_position);
   const auto x_TD = generated_tokens<double>(generator, 0);
   const auto own = layer.forward(x_TD);
   IdMatrix other_TK = own.ids_TK;

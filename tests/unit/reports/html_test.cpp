@@ -107,6 +107,14 @@ TEST(CaseHtml, ShowsNoEmptyGrids) {
   EXPECT_THAT(html, HasSubstr("UNTESTED"));
 }
 
+TEST(CaseHtml, NamesTheStepOfAFindingThatHasOne) {
+  CaseRecord one;
+  one.findings.resize(1);
+  EXPECT_THAT(case_html(one, 1, false), Not(HasSubstr("step")));
+  one.findings[0].step = 2;
+  EXPECT_THAT(case_html(one, 1, false), HasSubstr("<small>step 2</small>"));
+}
+
 TEST(CaseHtml, PutsNoTextOfTheRecordIntoAnAttribute) {
   const std::string html = case_html(sample::hostile_run().cases[0], 1, true);
   for (auto at = html.find('<'); at != std::string::npos; at = html.find('<', at + 1)) {

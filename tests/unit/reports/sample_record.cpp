@@ -74,14 +74,14 @@ CaseRecord passing_case() {
 }
 
 std::vector<Finding> dropped_tokens_findings() {
-  Finding rows{"stage_diff", FindingClass::kBug, "combine/partial_TD", "partial", 1, 5, 4, 1, 0.4375, 0.0, 0.4375,
+  Finding rows{"stage_diff", FindingClass::kBug, "combine/partial_TD", "partial", std::nullopt, 1, 5, 4, 1, 0.4375, 0.0, 0.4375,
                3.90625e-3, 112.0, 336, "3 of 7 rows differ", "tokens of non-local experts dropped"};
-  Finding nan{"stage_diff", FindingClass::kBug, "output/y_TD", "y", 0, std::nullopt, 2, std::nullopt, -1.28125, kNan, kNan,
+  Finding nan{"stage_diff", FindingClass::kBug, "output/y_TD", "y", std::nullopt, 0, std::nullopt, 2, std::nullopt, -1.28125, kNan, kNan,
               7.8125e-3, kNan, 336, "1 of 7 rows is NaN", "a row that nobody wrote"};
-  Finding count{"token_conservation", FindingClass::kContract, "dispatch/counts_e", "counts", 1, 5, std::nullopt,
+  Finding count{"token_conservation", FindingClass::kContract, "dispatch/counts_e", "counts", std::nullopt, 1, 5, std::nullopt,
                 std::nullopt, 9.0, 8.0, 1.0, 0.0, std::numeric_limits<double>::infinity(), 4,
                 "rank 1 computed 8 of the 9 rows that chose expert 5", ""};
-  Finding noise{"stage_diff", FindingClass::kNoise, "router/logits_TE", "", 0, std::nullopt, 3, std::nullopt, std::nullopt,
+  Finding noise{"stage_diff", FindingClass::kNoise, "router/logits_TE", "", std::nullopt, 0, std::nullopt, 3, std::nullopt, std::nullopt,
                 std::nullopt, 1.2e-3, 3.90625e-3, 0.31, 56, "largest difference of the router", ""};
   return {rows, nan, count, noise};
 }
@@ -114,10 +114,10 @@ CaseRecord wrong_experts_case() {
   one.config[2].second = "ep=4";
   one.checks = {{"expert_census", CheckState::kFail, 8, ""},
                 {"stage_diff", CheckState::kPass, 13440, "judged on the weights that were loaded"}};
-  one.findings = {{"expert_census", FindingClass::kBug, "param/experts/gate_up_EGD", "experts.gate_up_proj", 1, 2, std::nullopt,
+  one.findings = {{"expert_census", FindingClass::kBug, "param/experts/gate_up_EGD", "experts.gate_up_proj", std::nullopt, 1, 2, std::nullopt,
                    std::nullopt, std::nullopt, std::nullopt, 40.0, 0.0, std::nullopt, 8,
                    "2 of 8 experts hold another expert's weights", "experts 2 and 3 are swapped on rank 1"},
-                  {"expert_census", FindingClass::kBug, "param/experts/down_EDF", "experts.down_proj", 3, 6, std::nullopt,
+                  {"expert_census", FindingClass::kBug, "param/experts/down_EDF", "experts.down_proj", std::nullopt, 3, 6, std::nullopt,
                    std::nullopt, std::nullopt, std::nullopt, 48.0, 0.0, std::nullopt, 8, "expert 6 holds nobody's weights", ""}};
   one.first_diverging = "param/experts/gate_up_EGD, rank 1, expert 2";
   one.stages = sound_stages(4);
@@ -186,7 +186,7 @@ RunRecord hostile_run() {
   one.reason = everything + "\nsecond line\r\n\x1b]0;title\x07";
   one.first_diverging = everything + ", rank 0";
   one.checks = {{everything, CheckState::kUnobserved, 0, everything}};
-  one.findings = {{everything, FindingClass::kBug, everything, everything, 0, 1, 2, 3, kNan, kNan, kNan, kNan, kNan, 4,
+  one.findings = {{everything, FindingClass::kBug, everything, everything, 1, 0, 1, 2, 3, kNan, kNan, kNan, kNan, kNan, 4,
                    everything, everything}};
   one.stages = {cell(everything, 0, 12)};
   one.experts = {{0, 0, true, 3, 4, everything}};

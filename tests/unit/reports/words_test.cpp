@@ -80,6 +80,8 @@ TEST(PlaceText, NamesOnlyWhatIsKnown) {
   finding.slot = 1;
   finding.expert = 5;
   EXPECT_EQ(place_text(finding), "token 4, slot 1, expert 5, rank 0");
+  finding.step = 2;
+  EXPECT_EQ(place_text(finding), "token 4, slot 1, expert 5, rank 0, step 2");
 }
 
 TEST(NumbersText, ShowsTheErrorOnlyWhereWantAndGotDoNotSayIt) {

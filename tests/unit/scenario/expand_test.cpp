@@ -63,8 +63,8 @@ TEST(Expand, ExcludeSeesDefaultsAndTheFamilysValues) {
               ElementsAre("mesh=none dtype=fp32"));
 }
 
-TEST(Expand, ExcludeRemovesImpossibleLayouts) {
-  EXPECT_THAT(ids(std::string(kHead) + "matrix: {mesh: [\"ep=2\", \"ep=5\"]}\nexclude: [{mesh: \"ep=5\"}]\n"), ElementsAre("mesh=ep=2 dtype=fp32"));
+TEST(Expand, ExcludeRemovesWhatMakesNoSense) {
+  EXPECT_THAT(ids(std::string(kHead) + "matrix: {top_k: [3, 13]}\nexclude: [{top_k: 13}]\n"), ElementsAre("mesh=none dtype=fp32 top_k=3"));
 }
 
 TEST(Expand, OverlappingExcludesAreNotStale) {
@@ -143,10 +143,10 @@ TEST_P(BlamedKnob, StandsAtItsPlaceInTheFile) { EXPECT_THAT(refusal(std::string(
 
 INSTANTIATE_TEST_SUITE_P(
     Expand, BlamedKnob,
-    testing::Values(Blamed{"mesh: \"ep=5\"\n", "s.yaml:4:7: mesh ep=5 does not divide experts=12; use 1, 2, 3, 4, 6, 12"},
-                    Blamed{"matrix: {mesh: [\"ep=2\", \"ep=5\"]}\n", "s.yaml:4:25: mesh ep=5 does not divide"},
-                    Blamed{"override: {experts: 9}\nmatrix: {mesh: [\"ep=3\", \"ep=2\"]}\n", "s.yaml:5:25: mesh ep=2 does not divide experts=9"},
-                    Blamed{"mesh: \"ep=2\"\ninclude:\n  - {dtype: bf16}\n  - {mesh: \"ep=5\"}\n", "s.yaml:7:12: mesh ep=5 does not divide"},
+    testing::Values(Blamed{"override: {top_k: 13}\n", "s.yaml:4:19: top_k=13 is more than experts=12; use at most 12"},
+                    Blamed{"matrix: {top_k: [2, 13]}\n", "s.yaml:4:21: top_k=13 is more than"},
+                    Blamed{"override: {experts: 9}\nmatrix: {top_k: [9, 10]}\n", "s.yaml:5:21: top_k=10 is more than experts=9"},
+                    Blamed{"mesh: \"ep=2\"\ninclude:\n  - {dtype: bf16}\n  - {top_k: 13}\n", "s.yaml:7:13: top_k=13 is more than"},
                     Blamed{"override: {top_k: 3}\ntokens: {values: exact}\n", "s.yaml:5:18: values=exact needs top_k=1, 2, 4 or 8"},
                     Blamed{"override: {d_model: 12}\ntokens: {routing: zipf}\n", "s.yaml:4:21: designed routing"},
                     // The knob to blame has the family's value: the place of `model` stands for it.
@@ -162,16 +162,16 @@ TEST(Expand, MissingImplementationStandsAtTheModel) {
 }
 
 TEST(Expand, ErrorsOfSetNameTheOption) {
-  EXPECT_THAT(refusal(kHead, {{"mesh", "ep=5"}}), StartsWith("--set mesh: mesh ep=5 does not divide"));
+  EXPECT_THAT(refusal(kHead, {{"top_k", "13"}}), StartsWith("--set top_k: top_k=13 is more than experts=12"));
   EXPECT_THAT(refusal(kHead, {{"dtype", "bf61"}}), StartsWith("--set dtype: dtype: 'bf61' is not a value of dtype; did you mean 'bf16'?"));
   EXPECT_THAT(refusal(kHead, {{"dtpye", "bf16"}}), StartsWith("--set dtpye: unknown knob 'dtpye'; did you mean 'dtype'?"));
 }
 
 TEST(Expand, PrintsTheWholeDiagnostic) {
-  EXPECT_EQ(expanded(std::string(kHead) + "mesh: \"ep=5\"  # five\n").error().text(),
-            "s.yaml:4:7: mesh ep=5 does not divide experts=12; use 1, 2, 3, 4, 6, 12\n"
-            "  4 | mesh: \"ep=5\"  # five\n"
-            "    |       ^~~~~~");
+  EXPECT_EQ(expanded(std::string(kHead) + "override: {top_k: 13}  # more\n").error().text(),
+            "s.yaml:4:19: top_k=13 is more than experts=12; use at most 12\n"
+            "  4 | override: {top_k: 13}  # more\n"
+            "    |                   ^~");
 }
 
 }  // namespace

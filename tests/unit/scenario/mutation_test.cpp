@@ -33,6 +33,17 @@ constexpr std::string_view kScenario =
     "xfail: [{mesh: \"ep=2\", reason: text}]\n"
     "tags: [smoke]\n";
 
+constexpr std::string_view kCoverScenario =
+    "version: 1\n"
+    "model: qwen3_moe\n"
+    "cover: 2\n"
+    "matrix:\n"
+    "  layout: [{impl: ep_allreduce, mesh: \"ep=2\"}, {impl: tp_sharded, mesh: \"tp=2\"}]\n"
+    "  dtype: [fp32, bf16]\n"
+    "  seed: [1, 2]\n"
+    "exclude: [{impl: tp_sharded, dtype: bf16}]\n"
+    "xfail: [{mesh: \"ep=2\", reason: text}]\n";
+
 // Determinism: a pure function of `seed`.
 std::string mutated(std::string text, std::uint32_t seed) {
   const auto draw = [&](std::uint32_t step, std::uint32_t which) { return base::philox4x32_10({step, which, 0, 0}, {seed, 0})[0]; };
@@ -60,12 +71,14 @@ void expect_placed(const base::Error& error, const std::string& text) {
   EXPECT_NE(error.message.find('^'), std::string::npos) << error.text();
 }
 
-TEST(Mutation, ScenariosLoadOrAreRefusedWithAPlace) {
+class ScenarioMutation : public testing::TestWithParam<std::string_view> {};
+
+TEST_P(ScenarioMutation, LoadsOrIsRefusedWithAPlace) {
   const auto load = family_loader(models_dir());
   std::uint32_t num_accepted = 0;
   std::uint32_t num_refused = 0;
   for (std::uint32_t seed = 0; seed < kMutants; ++seed) {
-    const std::string text = mutated(std::string(kScenario), seed);
+    const std::string text = mutated(std::string(GetParam()), seed);
     const auto result = [&]() -> base::Result<std::size_t> {
       auto document = parse_yaml("m.yaml", text);
       if (!document) return document.error();
@@ -82,6 +95,8 @@ TEST(Mutation, ScenariosLoadOrAreRefusedWithAPlace) {
   EXPECT_GT(num_accepted, kMutants / 100);
   EXPECT_GT(num_refused, kMutants / 4);
 }
+
+INSTANTIATE_TEST_SUITE_P(Mutation, ScenarioMutation, testing::Values(kScenario, kCoverScenario));
 
 TEST(Mutation, FamiliesLoadOrAreRefusedWithAPlace) {
   const std::string family = base::read_file(models_dir() / "mixtral.yaml").value();

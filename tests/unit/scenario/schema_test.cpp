@@ -36,7 +36,20 @@ TEST(ScenarioSchema, HasEveryKnobAtItsPlaceAndInTheGroups) {
 TEST(ScenarioSchema, ClosesEveryObject) {
   const base::Json schema = scenario_schema();
   EXPECT_EQ(schema["additionalProperties"], false);
-  for (const char* part : {"override", "tokens", "matrix"}) EXPECT_EQ(schema["properties"][part]["additionalProperties"], false) << part;
+  for (const char* part : {"override", "tokens"}) EXPECT_EQ(schema["properties"][part]["additionalProperties"], false) << part;
+  // A further key of the matrix is a bundle, which is closed in turn.
+  EXPECT_EQ(schema["properties"]["matrix"]["additionalProperties"]["items"]["additionalProperties"], false);
+}
+
+TEST(ScenarioSchema, OffersBundlesAndCover) {
+  const base::Json schema = scenario_schema();
+  const auto& bundle = schema["properties"]["matrix"]["additionalProperties"];
+  EXPECT_EQ(bundle["type"], "array");
+  EXPECT_EQ(bundle["items"]["minProperties"], 1);
+  for (const cases::Field& field : cases::fields()) EXPECT_TRUE(bundle["items"]["properties"].contains(std::string(field.name))) << field.name;
+  EXPECT_EQ(schema["properties"]["cover"]["minimum"], 2);
+  EXPECT_EQ(schema["properties"]["cover"]["maximum"], 4);
+  EXPECT_EQ(schema["dependentRequired"]["cover"], (base::Json{"matrix"}));
 }
 
 TEST(ScenarioSchema, CarriesChoicesRangesAndDocs) {

@@ -100,6 +100,7 @@ TEST(SmokeSuite, NoScenarioRepeatsACaseOfAnother) {
   std::map<std::string, std::string> owner;
   for (const auto& file : scenario_files(scenarios_dir(), scenarios_dir())) {
     const auto scenario = load_scenario(file, scenarios_dir()).value();
+    if (scenario.cover) continue;   // which cases a covering array has is not for its author to say
     const auto all = expand(scenario, {}, load).value();
     for (const Case& one : all) {
       const auto [first, is_new] = owner.emplace(cases::case_id(one, load), one.scenario);

@@ -66,6 +66,15 @@ TEST_F(SuiteTest, SetsKnobsUnlessTheCommandLineDoes) {
   EXPECT_EQ(all[0].problem.mesh.text(), "ep=3");
 }
 
+TEST_F(SuiteTest, CoversMoreAxesAtATimeThanItsScenariosDo) {
+  write("cases/c/cover.yaml", "version: 1\nimpl: ep_allreduce\nmodel: mixtral\ncover: 2\nmatrix:\n  seed: [1, 2]\n  dtype: [fp32, bf16]\n  routing: [natural, zipf]\n");
+  write("suites/two.yaml", "version: 1\nsuite: [cases/c/cover, cases/a/one]\n");
+  write("suites/three.yaml", "version: 1\nsuite: [cases/c/cover, cases/a/one]\ncover: 3\n");
+  EXPECT_EQ(load("two").value().size(), 4U) << "the case of the one that does not cover is among them";
+  EXPECT_EQ(load("three").value().size(), 8U);
+  EXPECT_THAT(refusal("version: 1\nsuite: [cases/a/one]\ncover: 9\n").message, HasSubstr("expected a number from 2 to 4, found 9"));
+}
+
 TEST_F(SuiteTest, ACaseOfSeveralScenariosIsKeptOnce) {
   write("cases/a/one_again.yaml", scenario(1));
   EXPECT_THAT(names((folder_ / "cases/a").string()), ElementsAre("cases/a/one", "cases/a/two"));
@@ -126,9 +135,9 @@ TEST_F(SuiteTest, RefusesUnknownKeysAndBadParts) {
 }
 
 TEST_F(SuiteTest, AValueOfItsSetIsBlamedInTheSuite) {
-  const auto error = refusal("version: 1\nsuite: [cases/a/one]\nset: {mesh: \"ep=5\"}\n");
-  EXPECT_EQ(error.where, "s.yaml:3:13");
-  EXPECT_THAT(error.message, HasSubstr("mesh ep=5 does not divide experts=12"));
+  const auto error = refusal("version: 1\nsuite: [cases/a/one]\nset: {top_k: 13}\n");
+  EXPECT_EQ(error.where, "s.yaml:3:14");
+  EXPECT_THAT(error.message, HasSubstr("top_k=13 is more than experts=12"));
 }
 
 TEST_F(SuiteTest, AnErrorInAListedScenarioKeepsItsOwnPlace) {

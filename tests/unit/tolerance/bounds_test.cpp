@@ -219,11 +219,75 @@ TEST(Bounds, NaNIsWithinNoBoundAndNothingIsWithinANaN) {
   EXPECT_EQ(used(0.0, 0.0), 0);
 }
 
+TEST_P(Dtypes, DispatchedRowsAreCopiesOrOneProductRoundedOnce) {
+  EXPECT_EQ(stage_bound({Stage::kDispatch, GetParam(), 3.0, 3.0, 0}), 0);
+  int gain_over = 0, twice_over = 0;
+  for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const Draw d = draw(seed, 1, GetParam(), 0.0);
+    const double bound = stage_bound({Stage::kDispatch, GetParam(), d.value, d.magnitude, 1});
+    const double honest = store(GetParam(), d.value);
+    ASSERT_TRUE(within(std::fabs(honest - d.value), bound)) << seed;
+    if (!within(std::fabs(store(GetParam(), gain() * honest) - d.value), bound)) ++gain_over;
+    if (!within(std::fabs(d.a[0] - d.value), bound)) ++twice_over;   // the score was forgotten
+  }
+  EXPECT_GT(gain_over, kSeeds * 95 / 100);
+  EXPECT_GT(twice_over, kSeeds * 99 / 100);
+}
+
+// b1 m + (1 - b1) g in fp32, as a formula and as an interpolation.
+TEST(OptimizerBound, HoldsForMomentsInFp32AndRejectsAnotherDecayAndTheCasesDtype) {
+  int other_decay_over = 0, bf16_over = 0;
+  for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const Draw d = draw(seed, 1, DType::kF32, 0.0);
+    const double m = d.a[0], g = d.b[0];
+    const double want = 0.9 * m + (1 - 0.9) * g;
+    const double bound = stage_bound({Stage::kOptimizer, DType::kBF16, want, std::fabs(0.9 * m) + std::fabs(0.1 * g), 8});
+    const double formula = fp32(fp32(fp32(0.9) * m) + fp32(fp32(1 - 0.9) * g));
+    const double interpolated = fp32(m + fp32(fp32(1 - 0.9) * fp32(g - m)));
+    ASSERT_TRUE(within(std::fabs(formula - want), bound)) << seed;
+    ASSERT_TRUE(within(std::fabs(interpolated - want), bound)) << seed;
+    if (!within(std::fabs(0.9001 * m + 0.0999 * g - want), bound)) ++other_decay_over;
+    if (!within(std::fabs(store(DType::kBF16, formula) - want), bound)) ++bf16_over;
+  }
+  EXPECT_GT(other_decay_over, kSeeds * 95 / 100);
+  EXPECT_GT(bf16_over, kSeeds * 95 / 100);
+}
+
+TEST(OptimizerBound, OfAnExactValueIsZero) { EXPECT_EQ(stage_bound({Stage::kOptimizer, DType::kBF16, 1.0, 1.0, 0}), 0); }
+
+TEST(NormBound, HoldsForRunningSumsInFp32AndRejectsAReplicaThatIsCountedTwice) {
+  constexpr int kSquares = 400, kReplicated = 40;
+  int twice_over = 0;
+  for (std::uint64_t seed = 0; seed < kSeeds; ++seed) {
+    const Draw d = draw(seed, kSquares, DType::kF32, 0.0);
+    double squares = 0, honest = 0, twice = 0;
+    for (int i = 0; i < kSquares; ++i) {
+      const double a = d.a[static_cast<std::size_t>(i)];
+      squares += a * a;
+      honest = fp32(honest + fp32(a * a));
+      if (i < kReplicated) twice += a * a;
+    }
+    const double want = std::sqrt(squares);
+    const double bound = stage_bound({Stage::kNorm, DType::kBF16, want, want, kSquares});
+    ASSERT_TRUE(within(std::fabs(fp32(std::sqrt(honest)) - want), bound)) << seed;
+    if (!within(std::fabs(std::sqrt(squares + twice) - want), bound)) ++twice_over;
+  }
+  EXPECT_EQ(twice_over, kSeeds);
+}
+
+TEST(NormBound, StaysBelowATenthForAnyNumberOfElementsAndAllowsForSquaresThatVanish) {
+  EXPECT_LT(stage_bound({Stage::kNorm, DType::kF32, 1.0, 1.0, std::int64_t{1} << 34}), 0.1);
+  const double tiny = 1e-30;   // its square is no fp32 number
+  EXPECT_TRUE(within(tiny, stage_bound({Stage::kNorm, DType::kF32, tiny, tiny, 1})));
+}
+
 TEST(Bounds, EveryComputedTapHasAStageAndIntegersHaveNone) {
   for (const char* tap : {"input/x_TD", "router/logits_TE", "router/scores_TK", "experts/gate_up_RG", "experts/act_RF", "experts/out_RD",
-                          "combine/partial_TD", "output/y_TD"})
+                          "combine/partial_TD", "output/y_TD", "experts/in_RD", "grad/in_RD", "optim/norm_1", "optim/clip_1",
+                          "optim/grad/router/w_ED", "optim/m/experts/gate_up_EGD", "optim/v/experts/down_EDF", "optim/master/router/w_ED",
+                          "optim/param/experts/down_EDF"})
     EXPECT_TRUE(stage_of_tap(tap).has_value()) << tap;
-  for (const char* tap : {"router/ids_TK", "dispatch/rows_R3", "param/router/w_ED", ""}) EXPECT_FALSE(stage_of_tap(tap).has_value()) << tap;
+  for (const char* tap : {"router/ids_TK", "dispatch/rows_R3", "dispatch/tokens_S", "combine/rows_N3", "optim/steps_3", "param/router/w_ED", ""}) EXPECT_FALSE(stage_of_tap(tap).has_value()) << tap;
 }
 
 TEST(Bounds, GammaGrowsWithTermsAndExceedsTheirSum) {
