@@ -58,6 +58,15 @@ double unit_of(const trace::ExpectedTap& expected) {
   return lowest == std::numeric_limits<int>::max() ? 0 : std::ldexp(1.0, lowest);
 }
 
+void set_figures(const Comparison& comparison, record::Finding& finding) {
+  finding.want = comparison.want;
+  finding.got = comparison.got;
+  finding.measured = comparison.measured;
+  finding.bound = comparison.bound;
+  finding.used = comparison.used;
+  finding.compared = comparison.compared;
+}
+
 Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule) {
   MOECHECK_REQUIRE(got.shape() == expected.value.shape(), std::string(rule.tap));
   Comparison result;

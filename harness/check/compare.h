@@ -5,6 +5,7 @@
 
 #include "harness/base/host_tensor.h"
 #include "harness/cases/case.h"
+#include "harness/record/finding.h"
 #include "harness/trace/expected.h"
 
 namespace moecheck::check {
@@ -35,6 +36,9 @@ struct Comparison {
   double bound = 0;
   double used = 0;
 };
+
+// What was compared, and the worst element of it.
+void set_figures(const Comparison& comparison, record::Finding& finding);
 
 // Elements whose expected value is NaN or infinite are not compared: the stage's own inputs were bad, another stage is to blame.
 // Requires: got has the shape of expected.value.

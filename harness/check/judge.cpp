@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <limits>
 #include <set>
 #include <tuple>
 
@@ -41,12 +42,13 @@ std::size_t stage_position(const std::string& stage) {
   return index < num_taps ? 2 * index : 2 * num_taps;
 }
 
-// Failures first; among them batch by batch, since what went wrong before spoils what follows.
+// Failures first; among them batch by batch, since what went wrong before spoils what follows; in a stage what is said of a rank
+// before what is said of all.
 struct Placed {
   Finding finding;
   Dim batch = 0;
 
-  auto order() const { return std::tuple(!record::is_failure(finding), batch, stage_position(finding.stage), finding.rank.value_or(-1)); }
+  auto order() const { return std::tuple(!record::is_failure(finding), batch, stage_position(finding.stage), finding.rank.value_or(std::numeric_limits<std::int64_t>::max())); }
 };
 
 // A tap that one rank lacks is a finding of every check that needs it, and of every batch: one is enough, the earliest. The checks

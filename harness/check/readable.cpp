@@ -108,7 +108,7 @@ bool is_exact(const CheckInput& input) {
 }
 
 bool was_cut_short(const CheckInput& input) {
-  return !input.phase_failures.empty() || std::ranges::any_of(input.observed.ranks, &trace::RankTrace::aborted);
+  return !input.phase_failures.empty() || input.mismatch || std::ranges::any_of(input.observed.ranks, &trace::RankTrace::aborted);
 }
 
 std::string misfit(const model::Problem& problem, std::string_view tap, const trace::RankTrace& shown_by, const base::HostTensor& tensor) {

@@ -3,8 +3,10 @@
 //               own numbers and within the roundings of its own stages.
 // Cannot prove: gradients that are wrong alike; the gate's; that of s with apply_scores=before_experts; anything orthogonal to W.
 // Reads:        param/experts, grad/experts, router/scores, grad/scores, row taps      Applies when: a backward ran
+#include <algorithm>
 #include <array>
 #include <cmath>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -76,6 +78,19 @@ void judge_expert(const CheckInput& input, Dim e, const EulerSums& expert, bool 
   outcome.findings.push_back(std::move(finding));
 }
 
+// One finding a stage, the worst: a wrong gradient is rarely wrong for one expert, and each says the same.
+void keep_worst(std::vector<record::Finding>& findings) {
+  std::map<std::string, std::vector<record::Finding>> by_stage;
+  for (record::Finding& finding : findings) by_stage[finding.stage].push_back(std::move(finding));
+  findings.clear();
+  for (auto& [stage, all] : by_stage) {
+    const auto badness = [](const record::Finding& f) { return std::isnan(f.used.value_or(0)) ? HUGE_VAL : f.used.value_or(0); };
+    record::Finding worst = *std::ranges::max_element(all, {}, badness);
+    if (all.size() > 1) worst.message += fmt::format("; {} experts in all", all.size());
+    findings.push_back(std::move(worst));
+  }
+}
+
 // All ranks show all of these as declared.
 bool are_readable(const CheckInput& input, const Readable& taps, std::span<const std::string_view> names) {
   for (const std::string_view tap : names)
@@ -104,6 +119,7 @@ CheckOutcome run(const CheckInput& input) {
   if (is_linear_in_scores && !has_scores) outcome.note = "not every rank shows grad/scores_TK: weights are judged alone";
   const std::vector<EulerSums> experts = euler_sums(input, has_scores);
   for (Dim e = 0; e < static_cast<Dim>(experts.size()); ++e) judge_expert(input, e, experts[static_cast<std::size_t>(e)], has_scores, outcome);
+  keep_worst(outcome.findings);
   const std::string note = outcome.note;
   conclude(outcome, "no expert had a row, or no sum could be bounded; " + note);
   return outcome;

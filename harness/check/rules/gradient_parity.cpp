@@ -78,12 +78,7 @@ bool look_at(const CheckInput& input, Dim rank, std::string_view tap, const trac
   auto finding = make_finding(kName, tap, rank, fmt::format("{} of {} elements over the bound", c.elements_over, c.compared));
   const std::int64_t columns = got.numel() / got.dim(0);
   place(input, rank, tap, c.worst / columns, c.worst % columns, finding);
-  finding.want = c.want;
-  finding.got = c.got;
-  finding.measured = c.measured;
-  finding.bound = c.bound;
-  finding.used = c.used;
-  finding.compared = c.compared;
+  set_figures(c, finding);
   finding.hypothesis = cause_of(input, rank, tap, expected);
   outcome.findings.push_back(std::move(finding));
   return false;

@@ -62,12 +62,7 @@ void report(const CheckInput& input, const Judged& at, const trace::ExpectedTap&
   const Dim row = c.worst / (at.got.numel() / at.got.dim(0));
   auto finding = make_finding(kName, at.tap, at.rank, fmt::format("{} of {} elements over the bound", c.elements_over, c.compared));
   finding.tensor = trainable_of(at.tap);
-  finding.want = c.want;
-  finding.got = c.got;
-  finding.measured = c.measured;
-  finding.bound = c.bound;
-  finding.used = c.used;
-  finding.compared = c.compared;
+  set_figures(c, finding);
   if (finding.tensor.empty()) {
     finding.message = fmt::format("{:.6g} is {:.3g} times the expected {:.6g}", c.got, c.got / c.want, c.want);
     if (at.tap == kNorm) finding.hypothesis = norm_clause(input, at.rank, c.got, c.want);

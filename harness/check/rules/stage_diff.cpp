@@ -48,12 +48,7 @@ void report(const CheckInput& input, Dim rank, std::string_view tap, const trace
   auto finding = make_finding(kName, tap, rank, fmt::format("{} of {} rows over the bound ({} of {} elements)", c.rows_over,
                                                             c.num_rows, c.elements_over, c.compared));
   place(input, rank, tap, got, c.worst, finding);
-  finding.want = c.want;
-  finding.got = c.got;
-  finding.measured = c.measured;
-  finding.bound = c.bound;
-  finding.used = c.used;
-  finding.compared = c.compared;
+  set_figures(c, finding);
   finding.hypothesis = hypothesis_for(input, {tap, rank, c.worst / (got.numel() / got.dim(0)), got, expected});
   outcome.findings.push_back(std::move(finding));
 }
