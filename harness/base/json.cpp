@@ -11,6 +11,8 @@ Result<Json> parse_json(std::string_view text, std::string_view where) {
     return Json::parse(text);
   } catch (const Json::parse_error& e) {
     return Error{ErrorCode::kDamaged, fmt::format("not valid JSON at byte {}: {}", e.byte, e.what()), std::string(where)};
+  } catch (const Json::out_of_range& e) {  // a number that no type holds, as 1e999
+    return Error{ErrorCode::kDamaged, fmt::format("not valid JSON: {}", e.what()), std::string(where)};
   }
 }
 

@@ -151,6 +151,12 @@ TEST(Json, SaysAtWhichByteItIsBroken) {
   EXPECT_THAT(broken.error().text(), testing::AllOf(HasSubstr("some file"), HasSubstr("byte 7")));
 }
 
+TEST(Json, RefusesANumberThatNoTypeHolds) {
+  const auto broken = parse_json(R"({"a": 1e999})", "some file");
+  ASSERT_FALSE(broken);
+  EXPECT_EQ(broken.error().code, ErrorCode::kDamaged);
+}
+
 TEST(Json, KeepsTheOrderOfKeys) { EXPECT_EQ(parse_json(R"({"b":1,"a":2})", "").value().dump(), R"({"b":1,"a":2})"); }
 
 TEST(HostTensor, StoresAndReadsEveryDtype) {

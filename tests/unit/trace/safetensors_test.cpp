@@ -139,12 +139,12 @@ TEST_F(Safetensors, RefusesTrailingBytes) {
 
 TEST_F(Safetensors, RefusesAGap) {
   write_file("{" + entry("a", "F32", "[1]", 0, 4) + "," + entry("b", "F32", "[1]", 8, 12) + "}", 12);
-  expect_damaged("tensor 'b' begins at byte 8, expected 4");
+  expect_damaged("tensor 'b': begins at byte 8, expected 4");
 }
 
 TEST_F(Safetensors, RefusesAnOverlap) {
   write_file("{" + entry("a", "F32", "[2]", 0, 8) + "," + entry("b", "F32", "[2]", 4, 12) + "}", 12);
-  expect_damaged("tensor 'b' begins at byte 4, expected 8");
+  expect_damaged("tensor 'b': begins at byte 4, expected 8");
 }
 
 TEST_F(Safetensors, RefusesTwoTensorsOfOneName) {
@@ -192,8 +192,8 @@ TEST_F(Safetensors, RefusesShapesAndOffsetsThatAreNoWholeNumbers) {
 
 TEST_F(Safetensors, RefusesHeadersThatAreNotWhatTheyShouldBe) {
   const std::vector<std::pair<std::string, std::string>> headers = {
-      {"not json", "not valid JSON"},
-      {"[]", "not a JSON object"},
+      {"not json", "does not begin with '{'"},
+      {"[]", "does not begin with '{'"},
       {"{} trailing", "not valid JSON"},
       {R"({"a":[]})", "needs exactly"},
       {R"({"a":{"dtype":"F32","shape":[]}})", "needs exactly"},
