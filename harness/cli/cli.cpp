@@ -60,6 +60,7 @@ int run_cli(int argc, char** argv) {
   add_list(app, action);
   add_explain(app, action);
   add_records(app, action);
+  add_checkpoints(app, action);
   add_zoo(app, action, command_line);
   add_bisect(app, action, command_line);
   add_doctor(app, action);

@@ -16,6 +16,7 @@ void add_bisect(CLI::App& app, Action& action, const std::string& command_line);
 void add_list(CLI::App& app, Action& action);       // list, show
 void add_explain(CLI::App& app, Action& action);
 void add_records(CLI::App& app, Action& action);    // check, report
+void add_checkpoints(CLI::App& app, Action& action);   // diff, inspect
 void add_doctor(CLI::App& app, Action& action);
 void add_schema(CLI::App& app, Action& action);     // schema, version
 

@@ -20,12 +20,13 @@ std::span<const Module> modules() {
       {"subject", 3, {"base", "model", "inputs", "trace", "cases"}},
       {"reference", 3, {"base", "model", "inputs", "trace", "cases"}},
       {"check", 3, {"base", "model", "inputs", "trace", "cases", "tolerance", "record"}},
+      {"checkpoint", 3, {"base", "model", "trace"}},
       {"bisect", 3, {"base", "cases", "record"}},
       // Above subject, whose protocol it speaks.
       {"launch", 4, {"base", "trace", "cases", "subject"}},
       {"parallel_impls", 4, {"base", "model", "inputs", "trace", "cases", "subject"}},
       {"driver", 5, {"scenario", "launch", "reference", "check"}},
-      {"cli", 6, {"driver", "bisect", "reports"}},
+      {"cli", 6, {"driver", "bisect", "reports", "checkpoint"}},
   };
   return table;
 }
@@ -60,6 +61,7 @@ std::span<const ThirdParty> third_parties() {
       {"yaml-cpp", {"yaml-cpp/"}, {"harness/scenario/"}},
       {"Boost", {"boost/"}, {"harness/launch/"}},
       {"Eigen", {"Eigen/", "unsupported/Eigen/"}, {"reference/", "tests/unit/reference/"}},
+      {"xxHash", {"xxhash"}, {"harness/checkpoint/"}},
       {"CLI11", {"CLI/"}, {"harness/cli/"}},
       {"GoogleTest", {"gtest/", "gmock/", "rapidcheck"}, {"tests/"}},
   };
