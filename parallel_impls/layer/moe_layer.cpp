@@ -168,6 +168,7 @@ class MoeLayer final : public Layer {
   }
 
   void tap_experts(const ExpertsOutput& out, Tapper& tapper) const {
+    if (!tapper.is_recording()) return;
     const model::ModelSpec& spec = problem_.model;
     const at::Tensor expert_R = out.rows_R3.select(1, 2);
     const Dim rows = out.rows_R3.size(0);
@@ -188,6 +189,7 @@ class MoeLayer final : public Layer {
   }
 
   void tap_row_gradients(Tapper& tapper) const {
+    if (!tapper.is_recording()) return;
     const ExpertsOutput& experts = recomputed_ != nullptr && !recomputed_->out_RD.empty() ? *recomputed_ : kept_.experts;
     const model::ModelSpec& spec = problem_.model;
     const Dim rows = kept_.experts.rows_R3.size(0);

@@ -11,6 +11,7 @@ void Tapper::tap(std::string_view name, const at::Tensor& tensor) {
 
 void Tapper::tap_placed(std::string_view name, const at::Tensor& tensor, std::vector<model::Cut> cuts, base::Shape global_shape) {
   MOECHECK_REQUIRE(trace::find_tap(name) != nullptr, std::string(name));
+  if (!is_recording()) return;
   taps_.insert_or_assign(std::string(name), trace::Tapped{to_host(tensor), std::move(cuts), std::move(global_shape)});
 }
 

@@ -44,9 +44,10 @@ at::Tensor to_torch(const base::HostTensor& tensor) {
 
 base::HostTensor to_host(const at::Tensor& tensor) {
   const at::Tensor dense = tensor.detach().cpu().contiguous();
-  base::HostTensor result(from_torch(dense.scalar_type()), base::Shape(dense.sizes().begin(), dense.sizes().end()));
-  if (result.num_bytes() > 0) std::memcpy(result.mutable_bytes().data(), dense.data_ptr(), result.num_bytes());
-  return result;
+  // Not zeroed first, as a new HostTensor would be: a trace holds every gradient and all of the optimizer's state.
+  const std::shared_ptr<std::byte[]> bytes = std::make_shared_for_overwrite<std::byte[]>(dense.nbytes());
+  if (dense.nbytes() > 0) std::memcpy(bytes.get(), dense.data_ptr(), dense.nbytes());
+  return {from_torch(dense.scalar_type()), base::Shape(dense.sizes().begin(), dense.sizes().end()), bytes, bytes.get()};
 }
 
 }  // namespace moecheck::parallel_impls

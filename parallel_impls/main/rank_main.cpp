@@ -1,6 +1,11 @@
 // moecheck-rank: one rank of the in-tree implementations, over the same protocol as every other subject.
+//
+// Two environment variables are for ci/bench only, which measures what recording and poisoning cost:
+//   MOECHECK_BENCH_NO_TRACE=1   shows nothing and writes no trace; nothing can be judged, so that no such run can pass
+//   MOECHECK_BENCH_NO_POISON=1  leaves fresh memory as it is; runs can pass, and their record names the subject "without poison"
 #include <cstdio>
 #include <cstdlib>
+#include <malloc.h>
 #include <string>
 #include <unistd.h>
 
@@ -13,8 +18,26 @@
 namespace {
 
 using moecheck::base::Json;
+using moecheck::parallel_impls::Recording;
 using moecheck::parallel_impls::Session;
 using moecheck::subject::Reply;
+
+constexpr const char* kNoTraceVariable = "MOECHECK_BENCH_NO_TRACE";
+constexpr const char* kNoPoisonVariable = "MOECHECK_BENCH_NO_POISON";
+
+bool is_set(const char* name) {
+  const char* text = std::getenv(name);
+  return text != nullptr && std::string(text) == "1";
+}
+
+constexpr int kKeptBytes = 512 << 20;
+
+// Large blocks come from the heap, of which that much is not given back: a warm rank reuses its pages where a mapping for each tensor and
+// tap would have the kernel clear new ones, which took longer than computing.
+void keep_freed_memory() {
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, kKeptBytes);
+}
 
 // Every allocation is filled with NaN; what nobody wrote cannot pass for a number.
 void poison_fresh_memory() {
@@ -68,7 +91,8 @@ int serve(const std::string& socket_path) {
   const long rank = environment_number("RANK");
   const long local_rank = environment_number("LOCAL_RANK");
   moecheck::parallel_impls::LineSocket socket(socket_path);
-  Session session(rank, local_rank, [&](const moecheck::subject::CollectiveEvent& event) { socket.write(to_json(event)); });
+  const Recording recording = is_set(kNoTraceVariable) ? Recording::kOff : Recording::kOn;
+  Session session(rank, local_rank, recording, [&](const moecheck::subject::CollectiveEvent& event) { socket.write(to_json(event)); });
   socket.write({{"event", "hello"}, {"protocol", moecheck::subject::kProtocol}, {"rank", rank}, {"pid", ::getpid()}});
   while (auto line = socket.read_line()) {
     auto request = moecheck::base::parse_json(*line, "request");
@@ -84,7 +108,9 @@ int serve(const std::string& socket_path) {
 
 int main(int argc, char** argv) {
   if (argc > 1 && std::string(argv[1]) == "--moecheck-describe") {
-    std::puts(to_json(moecheck::parallel_impls::describe()).dump(1).c_str());
+    auto capabilities = moecheck::parallel_impls::describe();
+    if (is_set(kNoPoisonVariable)) capabilities.version += " without poison";
+    std::puts(to_json(capabilities).dump(1).c_str());
     return 0;
   }
   const char* socket_path = std::getenv(moecheck::subject::kSocketVariable);
@@ -93,8 +119,9 @@ int main(int argc, char** argv) {
                  moecheck::subject::kSocketVariable);
     return 4;
   }
+  keep_freed_memory();
   at::set_num_threads(1);
-  poison_fresh_memory();
+  if (!is_set(kNoPoisonVariable)) poison_fresh_memory();
   const int status = serve(socket_path);
   // Gloo's threads may still be in a collective that lost its peers: no destructors, no waiting.
   std::fflush(nullptr);

@@ -57,8 +57,8 @@ subject::Capabilities describe() {
   return c;
 }
 
-Session::Session(model::Dim rank, model::Dim local_rank, CollectiveObserver observer)
-    : rank_(rank), local_rank_(local_rank), observer_(std::move(observer)) {}
+Session::Session(model::Dim rank, model::Dim local_rank, Recording recording, CollectiveObserver observer)
+    : rank_(rank), local_rank_(local_rank), observer_(std::move(observer)), tapper_(recording) {}
 
 subject::Reply Session::open(const subject::OpenRequest& request) {
   close();
@@ -122,10 +122,11 @@ void Session::write_phase(const std::string& phase, model::Dim batch, bool is_ab
   trace::RankTrace rank;
   rank.rank = rank_;
   rank.taps = tapper_.take();
+  rank.comm = comm_->take_log();
+  if (!tapper_.is_recording()) return;
   rank.aborted = is_aborted;
   rank.implementation = request_->one.impl;
   rank.experts_backend = layer_->experts_backend();
-  rank.comm = comm_->take_log();
   if (!is_aborted) rank.declared_comm = layer_->declared(phase);
   if (phase == "load") rank.plan = layer_->plan();
   std::map<std::string, model::Dim> coordinate;

@@ -12,7 +12,8 @@ subject::Capabilities describe();
 
 class Session {
  public:
-  Session(model::Dim rank, model::Dim local_rank, CollectiveObserver observer);
+  // Without recording no trace is written: there is nothing to judge, and no such run can pass.
+  Session(model::Dim rank, model::Dim local_rank, Recording recording, CollectiveObserver observer);
 
   // Operations of the protocol. Errors: Unsupported, c10::Error, std::exception; rank_main turns them into replies.
   subject::Reply open(const subject::OpenRequest& request);

@@ -20,6 +20,10 @@ TEST_F(CliTest, Exits1WhenACaseFails) {
   EXPECT_THAT(failed.out, testing::AllOf(HasSubstr("FAIL"), HasSubstr("path_taken"), HasSubstr("repro: moecheck run --case")));
 }
 
+TEST_F(CliTest, Exits1WhereRanksRecordNothingForABenchmark) {
+  EXPECT_EQ(shell("MOECHECK_BENCH_NO_TRACE=1 exec moecheck run --case '" + std::string(kCase) + "'").exit_code, 1);
+}
+
 TEST_F(CliTest, Exits3OnAnErrorOfItsOwn) {
   // Nobody foresaw a current folder that is gone and a relative path.
   const Outcome internal = shell("mkdir gone && cd gone && rmdir ../gone && exec moecheck run '" + unruly_case("honest") +
