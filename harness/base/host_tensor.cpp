@@ -9,13 +9,6 @@ namespace moecheck::base {
 namespace {
 
 template <typename T>
-T read_as(const std::byte* at) {
-  T value;
-  std::memcpy(&value, at, sizeof(T));
-  return value;
-}
-
-template <typename T>
 void write_as(std::byte* at, T value) {
   std::memcpy(at, &value, sizeof(T));
 }
@@ -43,24 +36,18 @@ std::span<std::byte> HostTensor::mutable_bytes() {
   return {own_->data(), own_->size()};
 }
 
-double HostTensor::at(std::int64_t flat_index) const {
-  const std::byte* p = data_ + static_cast<std::size_t>(flat_index) * itemsize(dtype_);
-  switch (dtype_) {
-    case DType::kF32: return static_cast<double>(read_as<float>(p));
-    case DType::kF64: return read_as<double>(p);
-    case DType::kBF16: return static_cast<double>(float_from_bf16(read_as<std::uint16_t>(p)));
-    case DType::kF16: return static_cast<double>(float_from_f16(read_as<std::uint16_t>(p)));
-    default: return static_cast<double>(int_at(flat_index));
-  }
+double HostTensor::converted_at(std::int64_t flat_index) const {
+  if (dtype_ == DType::kBF16) return static_cast<double>(float_from_bf16(read_as<std::uint16_t>(flat_index)));
+  if (dtype_ == DType::kF16) return static_cast<double>(float_from_f16(read_as<std::uint16_t>(flat_index)));
+  return static_cast<double>(int_at(flat_index));
 }
 
 std::int64_t HostTensor::int_at(std::int64_t flat_index) const {
-  const std::byte* p = data_ + static_cast<std::size_t>(flat_index) * itemsize(dtype_);
   switch (dtype_) {
-    case DType::kI64: return read_as<std::int64_t>(p);
-    case DType::kI32: return read_as<std::int32_t>(p);
+    case DType::kI64: return read_as<std::int64_t>(flat_index);
+    case DType::kI32: return read_as<std::int32_t>(flat_index);
     case DType::kU8:
-    case DType::kBool: return read_as<std::uint8_t>(p);
+    case DType::kBool: return read_as<std::uint8_t>(flat_index);
     default: break;
   }
   MOECHECK_REQUIRE(!is_floating(dtype_), std::string(knob_name(dtype_)));
@@ -102,7 +89,7 @@ HostTensor tensor_from_ints(Shape shape, std::span<const std::int64_t> values) {
 }
 
 bool same_bytes(const HostTensor& a, const HostTensor& b) {
-  return a.dtype() == b.dtype() && a.shape() == b.shape() && std::ranges::equal(a.bytes(), b.bytes());
+  return a.dtype() == b.dtype() && a.shape() == b.shape() && (a.num_bytes() == 0 || std::memcmp(a.bytes().data(), b.bytes().data(), a.num_bytes()) == 0);
 }
 
 }  // namespace moecheck::base

@@ -34,7 +34,12 @@ class HostTensor {
   std::span<const std::byte> bytes() const { return {data_, num_bytes()}; }
   std::span<std::byte> mutable_bytes();  // only for a tensor that owns its bytes
 
-  double at(std::int64_t flat_index) const;        // any dtype, converted
+  // Any dtype, converted.
+  double at(std::int64_t flat_index) const {
+    if (dtype_ == DType::kF64) return read_as<double>(flat_index);
+    if (dtype_ == DType::kF32) return static_cast<double>(read_as<float>(flat_index));
+    return converted_at(flat_index);
+  }
   std::int64_t int_at(std::int64_t flat_index) const;  // integer dtypes
   void set(std::int64_t flat_index, double value);     // rounds to the dtype
   std::vector<double> to_doubles() const;
@@ -48,6 +53,15 @@ class HostTensor {
   }
 
  private:
+  // Data of a file may be unaligned.
+  template <typename T>
+  T read_as(std::int64_t flat_index) const {
+    T value;
+    std::memcpy(&value, data_ + static_cast<std::size_t>(flat_index) * sizeof(T), sizeof(T));
+    return value;
+  }
+  double converted_at(std::int64_t flat_index) const;
+
   DType dtype_ = DType::kF32;
   Shape shape_ = {0};
   std::shared_ptr<const void> owner_;

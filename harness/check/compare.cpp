@@ -31,15 +31,37 @@ base::DType store_of(const cases::Case& one, std::string_view tap) {
   return one.problem.dtype;
 }
 
-double element_bound(const trace::ExpectedTap& expected, std::int64_t i, const CompareRule& rule) {
-  const auto stage = tolerance::stage_of_tap(rule.tap);
-  const double value = expected.value.at(i);
-  const double magnitude = expected.magnitude.numel() == expected.value.numel() ? expected.magnitude.at(i) : std::fabs(value);
-  const bool cannot_round = rule.exact_unit == 0 || magnitude <= rule.exact_unit / base::unit_roundoff(rule.store);
-  if (!stage || (rule.is_exact && cannot_round)) return 0;
-  const double stored = expected.stored.numel() == expected.value.numel() ? expected.stored.at(i) : 0;
-  return tolerance::stage_bound({*stage, rule.store, value, magnitude, expected.terms, stored, expected.roundings});
-}
+namespace {
+
+// The bounds of one tap's elements: what does not depend on the element is looked up once.
+class ElementBounds {
+ public:
+  ElementBounds(const trace::ExpectedTap& expected, const CompareRule& rule)
+      : expected_(expected), rule_(rule), has_magnitude_(expected.magnitude.numel() == expected.value.numel()),
+        has_stored_(expected.stored.numel() == expected.value.numel()) {
+    const auto stage = tolerance::stage_of_tap(rule.tap);
+    if (stage) bound_.emplace(*stage, rule.store, expected.terms, expected.roundings);
+    if (rule.exact_unit != 0) exact_limit_ = rule.exact_unit / base::unit_roundoff(rule.store);
+  }
+
+  double at(std::int64_t i) const {
+    const double value = expected_.value.at(i);
+    const double magnitude = has_magnitude_ ? expected_.magnitude.at(i) : std::fabs(value);
+    if (!bound_ || (rule_.is_exact && magnitude <= exact_limit_)) return 0;
+    return bound_->of(value, magnitude, has_stored_ ? expected_.stored.at(i) : 0);
+  }
+
+ private:
+  const trace::ExpectedTap& expected_;
+  const CompareRule& rule_;
+  bool has_magnitude_, has_stored_;
+  double exact_limit_ = std::numeric_limits<double>::infinity();   // sums up to here cannot round
+  std::optional<tolerance::StageBound> bound_;
+};
+
+}  // namespace
+
+double element_bound(const trace::ExpectedTap& expected, std::int64_t i, const CompareRule& rule) { return ElementBounds(expected, rule).at(i); }
 
 double unit_of(const trace::ExpectedTap& expected) {
   int lowest = std::numeric_limits<int>::max();
@@ -70,6 +92,7 @@ void set_figures(const Comparison& comparison, record::Finding& finding) {
 Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule) {
   MOECHECK_REQUIRE(got.shape() == expected.value.shape(), std::string(rule.tap));
   Comparison result;
+  const ElementBounds bounds(expected, rule);
   const std::int64_t rows = got.shape().empty() ? 1 : got.dim(0);
   const std::int64_t columns = rows == 0 ? 0 : got.numel() / rows;
   for (std::int64_t row = 0; row < rows; ++row) {
@@ -81,7 +104,7 @@ Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& ex
     for (std::int64_t i = row * columns; i < (row + 1) * columns; ++i) {
       const double value = expected.value.at(i);
       if (!std::isfinite(value)) continue;
-      const double bound = element_bound(expected, i, rule);
+      const double bound = bounds.at(i);
       const double want = bound == 0 ? base::round_to(rule.store, value) : value;
       const double seen = got.at(i);
       const double error = std::fabs(seen - want);

@@ -58,63 +58,6 @@ constexpr std::array kStepStages = {
     StageName{"optim/master/", Stage::kOptimizer}, StageName{"optim/param/", Stage::kExact},
 };
 
-// B = gamma_K sum|a b| + u_s |c|. The stored number is the accumulated one, hence u_s on |c| plus its error.
-double matmul_bound(const StageBoundInput& in, double u_s) {
-  const double accumulated = gamma(in.terms, kAccumulator) * in.magnitude;
-  return accumulated + u_s * (std::fabs(in.value) + accumulated);
-}
-
-// Relative. A shifted exponent x - max carries u |x - max|, which for a score w is at most u ln(1/w), and on average over the
-// softmax at most u ln E (Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 2021, for the rest).
-double scores_bound(const StageBoundInput& in, double u_s) {
-  const double weight = std::fabs(in.value);
-  if (weight == 0) return 0;  // an exact zero, or far below any storable probability: underflow is added by the caller
-  const double experts = static_cast<double>(in.terms);
-  const double shift = std::fmax(0.0, -std::log(weight)) + std::log(experts);
-  const double computed = (experts + kSoftmaxRoundings + shift) * kAccumulator;
-  return weight * (computed + u_s * (1 + computed));
-}
-
-// silu stored, then the product stored: two roundings to the dtype where a fused kernel has one.
-double activation_bound(const StageBoundInput& in, double u_s) {
-  const double relative = (1 + kSiluRoundings * kAccumulator) * (1 + u_s) * (1 + u_s) - 1;
-  return relative * std::fabs(in.value) + kSiluFlush;
-}
-
-// Each product rounded to the dtype, then a running sum in the dtype (index_add_ into a bf16 buffer does that).
-double combine_bound(const StageBoundInput& in, double u_s) {
-  return (u_s + gamma(in.terms, u_s)) * in.magnitude + u_s * std::fabs(in.value);
-}
-
-// A ring adds P - 1 times in the dtype, on partial sums of any order: sum |x_r|, not |sum x_r|.
-double reduction_bound(const StageBoundInput& in, double u_s) {
-  return gamma(in.terms - 1, u_s) * in.magnitude + u_s * std::fabs(in.value);
-}
-
-// B = gamma_n sum|a b| in the accumulator, gamma_r of the stored parts, one last store.
-double gradient_bound(const StageBoundInput& in, double u_s) {
-  const double accumulated = gamma(in.terms, kAccumulator) * in.magnitude + gamma(in.roundings, u_s) * in.stored;
-  return accumulated + u_s * (std::fabs(in.value) + accumulated);
-}
-
-// One rounding of one product.
-double dispatch_bound(const StageBoundInput& in, double u_s) {
-  return in.terms == 0 ? 0 : u_s * std::fabs(in.value) + base::underflow_unit(in.store);
-}
-
-double optimizer_bound(const StageBoundInput& in) {
-  const double underflow = base::underflow_unit(base::DType::kF32) * static_cast<double>(in.terms);
-  return gamma(in.terms, kAccumulator) * in.magnitude + underflow;
-}
-
-// All summands are positive, so that n roundings of the sum lie between factors (1 - u)^n and (1 + u)^n, and the root halves the
-// exponent. A square may underflow.
-double norm_bound(const StageBoundInput& in) {
-  const std::int64_t half = (std::min(in.terms, kMaxSquares) + 1) / 2;
-  const double underflow = std::sqrt(static_cast<double>(in.terms) * base::underflow_unit(base::DType::kF32));
-  return gamma(half + kNormRoundings, kAccumulator) * std::fabs(in.value) + underflow;
-}
-
 }  // namespace
 
 std::optional<Stage> stage_of_tap(std::string_view tap) {
@@ -131,25 +74,76 @@ double gamma(std::int64_t n, double u) {
   return nu / (1 - nu);
 }
 
-double stage_bound(const StageBoundInput& in) {
-  const double u_s = base::unit_roundoff(in.store);
-  // Each summand may underflow on its own.
-  const double underflow = base::underflow_unit(in.store) * static_cast<double>(in.terms + 1);
-  switch (in.stage) {
+StageBound::StageBound(Stage stage, base::DType store, std::int64_t terms, std::int64_t roundings)
+    : stage_(stage), u_s_(base::unit_roundoff(store)), underflow_(base::underflow_unit(store) * static_cast<double>(terms + 1)),
+      terms_(static_cast<double>(terms)) {
+  switch (stage) {
+    case Stage::kExact:
+    case Stage::kScores:
+    case Stage::kActivation: break;
+    case Stage::kDispatch: underflow_ = base::underflow_unit(store); break;
+    case Stage::kMatmul: accumulated_ = gamma(terms, kAccumulator); break;
+    case Stage::kCombine: accumulated_ = gamma(terms, u_s_); break;
+    case Stage::kReduction: accumulated_ = terms <= 1 ? 0 : gamma(terms - 1, u_s_); break;
+    case Stage::kSoftmaxGradient:
+    case Stage::kGradient:
+      accumulated_ = gamma(terms, kAccumulator);
+      stored_ = gamma(roundings, u_s_);
+      break;
+    case Stage::kOptimizer:
+      accumulated_ = gamma(terms, kAccumulator);
+      underflow_ = base::underflow_unit(base::DType::kF32) * terms_;
+      break;
+    // All summands are positive, so that n roundings of the sum lie between factors (1 - u)^n and (1 + u)^n, and the root halves the
+    // exponent. A square may underflow.
+    case Stage::kNorm:
+      accumulated_ = gamma((std::min(terms, kMaxSquares) + 1) / 2 + kNormRoundings, kAccumulator);
+      underflow_ = std::sqrt(terms_ * base::underflow_unit(base::DType::kF32));
+      break;
+  }
+}
+
+// Relative. A shifted exponent x - max carries u |x - max|, which for a score w is at most u ln(1/w), and on average over the
+// softmax at most u ln E (Blanchard, D. J. Higham, N. J. Higham, IMA J. Numer. Anal. 2021, for the rest).
+double StageBound::scores_bound(double value) const {
+  const double weight = std::fabs(value);
+  if (weight == 0) return 0;  // an exact zero, or far below any storable probability: underflow is added by the caller
+  const double shift = std::fmax(0.0, -std::log(weight)) + std::log(terms_);
+  const double computed = (terms_ + kSoftmaxRoundings + shift) * kAccumulator;
+  return weight * (computed + u_s_ * (1 + computed));
+}
+
+double StageBound::of(double value, double magnitude, double stored) const {
+  const double size = std::fabs(value);
+  switch (stage_) {
     case Stage::kExact: return 0;
-    case Stage::kDispatch: return dispatch_bound(in, u_s);
-    case Stage::kOptimizer: return optimizer_bound(in);
-    case Stage::kNorm: return norm_bound(in);
-    case Stage::kMatmul: return matmul_bound(in, u_s) + underflow;
-    case Stage::kScores: return scores_bound(in, u_s) + underflow + kSoftmaxFlush;
-    case Stage::kActivation: return activation_bound(in, u_s) + underflow;
-    case Stage::kCombine: return combine_bound(in, u_s) + underflow;
-    case Stage::kSoftmaxGradient: return gradient_bound(in, u_s) + underflow + kSoftmaxGradientFlush;
-    case Stage::kGradient: return gradient_bound(in, u_s) + underflow;
-    case Stage::kReduction: return in.terms <= 1 ? 0 : reduction_bound(in, u_s) + underflow;
+    // One rounding of one product.
+    case Stage::kDispatch: return terms_ == 0 ? 0 : u_s_ * size + underflow_;
+    case Stage::kOptimizer: return accumulated_ * magnitude + underflow_;
+    case Stage::kNorm: return accumulated_ * size + underflow_;
+    // B = gamma_K sum|a b| + u_s |c|. The stored number is the accumulated one, hence u_s on |c| plus its error.
+    case Stage::kMatmul: return accumulated_ * magnitude + u_s_ * (size + accumulated_ * magnitude) + underflow_;
+    case Stage::kScores: return scores_bound(value) + underflow_ + kSoftmaxFlush;
+    // silu stored, then the product stored: two roundings to the dtype where a fused kernel has one.
+    case Stage::kActivation: return ((1 + kSiluRoundings * kAccumulator) * (1 + u_s_) * (1 + u_s_) - 1) * size + kSiluFlush + underflow_;
+    // Each product rounded to the dtype, then a running sum in the dtype (index_add_ into a bf16 buffer does that).
+    case Stage::kCombine: return (u_s_ + accumulated_) * magnitude + u_s_ * size + underflow_;
+    // A ring adds P - 1 times in the dtype, on partial sums of any order: sum |x_r|, not |sum x_r|.
+    case Stage::kReduction: return terms_ <= 1 ? 0 : accumulated_ * magnitude + u_s_ * size + underflow_;
+    // B = gamma_n sum|a b| in the accumulator, gamma_r of the stored parts, one last store.
+    case Stage::kSoftmaxGradient:
+    case Stage::kGradient: {
+      const double accumulated = accumulated_ * magnitude + stored_ * stored;
+      const double flush = stage_ == Stage::kSoftmaxGradient ? kSoftmaxGradientFlush : 0;
+      return accumulated + u_s_ * (size + accumulated) + underflow_ + flush;
+    }
   }
   MOECHECK_REQUIRE(false, "stage without a bound");
   return 0;
+}
+
+double stage_bound(const StageBoundInput& in) {
+  return StageBound(in.stage, in.store, in.terms, in.roundings).of(in.value, in.magnitude, in.stored);
 }
 
 double softmax_order_slack(std::int64_t num_experts) {

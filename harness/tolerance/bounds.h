@@ -45,7 +45,26 @@ struct StageBoundInput {
 // n u / (1 - n u). Requires: n u < 1.
 double gamma(std::int64_t n, double u);
 
-// Largest |got - value| that an honest implementation can show; NaN or infinite if the value is.
+// The bound of a stage for many elements: what they share is computed once.
+class StageBound {
+ public:
+  // Requires: terms and roundings as in StageBoundInput, few enough for their gamma to exist.
+  StageBound(Stage stage, base::DType store, std::int64_t terms, std::int64_t roundings);
+
+  // Largest |got - value| that an honest implementation can show; NaN or infinite if the value is.
+  double of(double value, double magnitude, double stored) const;
+
+ private:
+  double scores_bound(double value) const;
+
+  Stage stage_;
+  double u_s_;               // unit roundoff of the store dtype
+  double underflow_;         // of all summands and the result
+  double terms_;
+  double accumulated_ = 0;   // gamma over the terms, in the arithmetic of the stage
+  double stored_ = 0;        // gamma over the roundings
+};
+
 double stage_bound(const StageBoundInput& in);
 
 // Two probabilities of one softmax may come out in the other order if their logits differ by less than this.
