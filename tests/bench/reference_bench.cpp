@@ -121,7 +121,7 @@ Json bench_memory(Dim num_experts) {
 }
 
 using moecheck::trace::Tapped;
-Tapped whole(moecheck::base::HostTensor tensor) { return {tensor, moecheck::model::replicate(), "", tensor.shape()}; }
+Tapped whole(moecheck::base::HostTensor tensor) { return {tensor, {}, tensor.shape()}; }
 
 // A rank that shows every tap, with zeros where values do not matter to the cost.
 moecheck::trace::RankTrace shown_rank(const moecheck::cases::Case& one, Dim rank) {
@@ -154,18 +154,18 @@ moecheck::trace::RankTrace shown_rank(const moecheck::cases::Case& one, Dim rank
   trace.taps["experts/act_RF"] = whole(HostTensor(DType::kBF16, {num_rows, spec.d_ff}));
   trace.taps["experts/out_RD"] = whole(HostTensor(DType::kBF16, {num_rows, spec.d_model}));
   trace.taps["output/y_TD"] = whole(HostTensor(DType::kBF16, {num_tokens, spec.d_model}));
-  trace.taps["combine/partial_TD"] = {HostTensor(DType::kBF16, {num_tokens, spec.d_model}), moecheck::model::partial(), "ep",
+  trace.taps["combine/partial_TD"] = {HostTensor(DType::kBF16, {num_tokens, spec.d_model}), {{"ep", moecheck::model::partial()}},
                                       {num_tokens, spec.d_model}};
   return trace;
 }
 
 Json bench_evaluate(const std::string& name, moecheck::cases::Case one) {
   one.problem.mesh = moecheck::model::Mesh::parse("ep=4").value();
-  moecheck::trace::Trace trace;
-  for (Dim r = 0; r < one.world_size(); ++r) trace.ranks.push_back(shown_rank(one, r));
+  std::vector<moecheck::trace::Trace> batches(1);
+  for (Dim r = 0; r < one.world_size(); ++r) batches[0].ranks.push_back(shown_rank(one, r));
   std::size_t num_taps = 0;
-  const double seconds = seconds_of([&] { num_taps = evaluate(one, trace).ranks[0].taps.size(); });
-  const double peak = peak_mib_of([&] { evaluate(one, trace); });
+  const double seconds = seconds_of([&] { num_taps = evaluate(one, batches).ranks[0].taps.size(); });
+  const double peak = peak_mib_of([&] { evaluate(one, batches); });
   return {{"case", name}, {"milliseconds", seconds * 1e3}, {"peak_mib", peak}, {"taps", num_taps}};
 }
 
