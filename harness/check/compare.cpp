@@ -31,37 +31,20 @@ base::DType store_of(const cases::Case& one, std::string_view tap) {
   return one.problem.dtype;
 }
 
-namespace {
+ElementBounds::ElementBounds(const trace::ExpectedTap& expected, const CompareRule& rule)
+    : expected_(expected), is_exact_(rule.is_exact), has_magnitude_(expected.magnitude.numel() == expected.value.numel()),
+      has_stored_(expected.stored.numel() == expected.value.numel()) {
+  const auto stage = tolerance::stage_of_tap(rule.tap);
+  if (stage) bound_.emplace(*stage, rule.store, expected.terms, expected.roundings);
+  if (rule.exact_unit != 0) exact_limit_ = rule.exact_unit / base::unit_roundoff(rule.store);
+}
 
-// The bounds of one tap's elements: what does not depend on the element is looked up once.
-class ElementBounds {
- public:
-  ElementBounds(const trace::ExpectedTap& expected, const CompareRule& rule)
-      : expected_(expected), rule_(rule), has_magnitude_(expected.magnitude.numel() == expected.value.numel()),
-        has_stored_(expected.stored.numel() == expected.value.numel()) {
-    const auto stage = tolerance::stage_of_tap(rule.tap);
-    if (stage) bound_.emplace(*stage, rule.store, expected.terms, expected.roundings);
-    if (rule.exact_unit != 0) exact_limit_ = rule.exact_unit / base::unit_roundoff(rule.store);
-  }
-
-  double at(std::int64_t i) const {
-    const double value = expected_.value.at(i);
-    const double magnitude = has_magnitude_ ? expected_.magnitude.at(i) : std::fabs(value);
-    if (!bound_ || (rule_.is_exact && magnitude <= exact_limit_)) return 0;
-    return bound_->of(value, magnitude, has_stored_ ? expected_.stored.at(i) : 0);
-  }
-
- private:
-  const trace::ExpectedTap& expected_;
-  const CompareRule& rule_;
-  bool has_magnitude_, has_stored_;
-  double exact_limit_ = std::numeric_limits<double>::infinity();   // sums up to here cannot round
-  std::optional<tolerance::StageBound> bound_;
-};
-
-}  // namespace
-
-double element_bound(const trace::ExpectedTap& expected, std::int64_t i, const CompareRule& rule) { return ElementBounds(expected, rule).at(i); }
+double ElementBounds::at(std::int64_t i) const {
+  const double value = expected_.value.at(i);
+  const double magnitude = has_magnitude_ ? expected_.magnitude.at(i) : std::fabs(value);
+  if (!bound_ || (is_exact_ && magnitude <= exact_limit_)) return 0;
+  return bound_->of(value, magnitude, has_stored_ ? expected_.stored.at(i) : 0);
+}
 
 double unit_of(const trace::ExpectedTap& expected) {
   int lowest = std::numeric_limits<int>::max();

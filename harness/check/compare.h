@@ -1,11 +1,14 @@
 // Compares an observed tensor with what the reference expects, element by element, each with its own bound.
 #pragma once
 
+#include <limits>
+#include <optional>
 #include <string_view>
 
 #include "harness/base/host_tensor.h"
 #include "harness/cases/case.h"
 #include "harness/record/finding.h"
+#include "harness/tolerance/bounds.h"
 #include "harness/trace/expected.h"
 
 namespace moecheck::check {
@@ -44,8 +47,19 @@ void set_figures(const Comparison& comparison, record::Finding& finding);
 // Requires: got has the shape of expected.value.
 Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule);
 
-// Largest |got - want| allowed at an element of a stage; the expected values may be rounded first (exact).
-double element_bound(const trace::ExpectedTap& expected, std::int64_t flat_index, const CompareRule& rule);
+// Largest |got - want| allowed at each element of a stage; the expected values may be rounded first (exact). What does not depend
+// on the element is looked up once. Requires: `expected` outlives this.
+class ElementBounds {
+ public:
+  ElementBounds(const trace::ExpectedTap& expected, const CompareRule& rule);
+  double at(std::int64_t flat_index) const;
+
+ private:
+  const trace::ExpectedTap& expected_;
+  bool is_exact_, has_magnitude_, has_stored_;
+  double exact_limit_ = std::numeric_limits<double>::infinity();   // sums up to here cannot round
+  std::optional<tolerance::StageBound> bound_;
+};
 
 // The largest power of two that all values of a tap are multiples of; 0 if all are zero.
 double unit_of(const trace::ExpectedTap& expected);

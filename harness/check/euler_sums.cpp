@@ -16,15 +16,17 @@ namespace {
 struct Shown {
   const base::HostTensor& tensor;
   const trace::ExpectedTap* expected = nullptr;
-  CompareRule rule;
+  std::optional<ElementBounds> bounds = {};
 
   Shown(const CheckInput& input, Dim rank, std::string_view tap)
-      : tensor(*rank_trace(input, rank)->tensor(tap)), expected(expected_tap(input, rank, tap)), rule{tap, store_of(input.one, tap)} {}
+      : tensor(*rank_trace(input, rank)->tensor(tap)), expected(expected_tap(input, rank, tap)) {
+    if (expected != nullptr && expected->value.numel() == tensor.numel()) bounds.emplace(*expected, CompareRule{tap, store_of(input.one, tap)});
+  }
   double at(Dim i) const { return tensor.at(i); }
   double bound(Dim i) const {
-    if (expected == nullptr || expected->value.numel() != tensor.numel()) return NAN;
+    if (!bounds) return NAN;
     const auto row = static_cast<std::size_t>(i / (tensor.numel() / tensor.dim(0)));
-    return row < expected->is_comparable.size() && expected->is_comparable[row] == 0 ? NAN : element_bound(*expected, i, rule);
+    return row < expected->is_comparable.size() && expected->is_comparable[row] == 0 ? NAN : bounds->at(i);
   }
 };
 

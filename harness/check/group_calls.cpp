@@ -29,12 +29,10 @@ std::string splits_misfit(const GroupCalls& group, std::size_t i, std::size_t j,
 // Members i and j of a group do not fit into one collective; empty if they do.
 std::string misfit_of(const GroupCalls& group, std::size_t i, std::size_t j, std::size_t at) {
   const Collective &a = group.sent[i][at], &b = group.sent[j][at];
-  // Shards may be of any size: all_gather and all_to_all have uneven ones.
-  const bool is_size_shared = a.kind == "all_reduce" || a.kind == "broadcast" || a.kind == "reduce_scatter";
   if (!is_same_call(a, b)) return "different collectives";
   if (a.reduce_op != b.reduce_op) return "different operations";
   if (a.dtype != b.dtype) return "different dtypes";
-  if (is_size_shared && a.count != b.count) return "different counts";
+  if (trace::has_one_count(a.kind) && a.count != b.count) return "different counts";
   if (a.sequence != b.sequence) return "different sequence numbers";
   return a.kind == "all_to_all" ? splits_misfit(group, i, j, at) : "";
 }

@@ -160,20 +160,6 @@ void give_verdict(CaseRecord& one) {
   }
 }
 
-// Where a phase of a rank broke off: the first batch in which it says so, or shows no forward; else the last.
-Dim batch_of(const PhaseFailure& failure, std::span<const trace::Trace> batches) {
-  if (failure.phase == "load") return 0;
-  const auto shows_forward = [](const trace::RankTrace& rank) {
-    return rank.find("input/x_TD") != nullptr || rank.find("router/logits_TE") != nullptr;
-  };
-  for (std::size_t b = 0; b < batches.size(); ++b) {
-    if (failure.rank >= static_cast<Dim>(batches[b].ranks.size())) return 0;
-    const trace::RankTrace& rank = batches[b].ranks[static_cast<std::size_t>(failure.rank)];
-    if (rank.aborted || !shows_forward(rank)) return static_cast<Dim>(b);
-  }
-  return static_cast<Dim>(batches.size()) - 1;
-}
-
 void run_batch(const CheckInput& batch, std::span<const Check* const> chosen, Merged& merged) {
   merged.record.checks.resize(chosen.size());
   for (std::size_t i = 0; i < chosen.size(); ++i) {
@@ -192,17 +178,12 @@ base::Result<CaseRecord> judge(const JudgeInput& input) {
   MOECHECK_REQUIRE(!input.batches.empty() && input.batches.size() == input.expected.size());
   auto chosen = chosen_checks(input.one);
   if (!chosen) return chosen.error();
-  std::vector<PhaseFailure> failures = input.phase_failures;
   std::size_t num_batches = input.batches.size();
-  for (PhaseFailure& failure : failures) {
-    failure.batch = batch_of(failure, input.batches);
+  for (const PhaseFailure& failure : input.phase_failures)
     num_batches = std::min(num_batches, static_cast<std::size_t>(failure.batch) + 1);   // nothing ran after it
-  }
-  // Ranks break off in different batches if one is ahead of another; the cause and its echoes belong together.
-  for (PhaseFailure& failure : failures) failure.batch = std::min(failure.batch, static_cast<Dim>(num_batches) - 1);
   Merged merged;
   for (std::size_t b = 0; b < num_batches; ++b)
-    run_batch({input.one, input.expected[b], input.batches[b], failures, static_cast<Dim>(b), input.batches.first(b), input.mismatch},
+    run_batch({input.one, input.expected[b], input.batches[b], input.phase_failures, static_cast<Dim>(b), input.batches.first(b), input.mismatch},
               *chosen, merged);
   CaseRecord& one = merged.record;
   std::ranges::stable_sort(merged.findings, {}, &Placed::order);

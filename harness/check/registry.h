@@ -23,16 +23,10 @@ struct PhaseFailure {
   std::string phase;
   std::string message;
   std::string traceback;
-  Dim batch = 0;   // in which it failed; the judge works it out from the traces
+  Dim batch = 0;   // in which it failed
 };
 
-// Two ranks of a group that entered different collectives: they would have waited for each other forever.
-struct CollectiveMismatch {
-  std::int64_t rank = 0;         // of the later one
-  std::int64_t other_rank = 0;
-  trace::Collective got;         // what `rank` entered; without a kind: nothing, it had answered
-  trace::Collective want;        // what `other_rank` had entered under the same group and sequence number
-};
+using trace::CollectiveMismatch;
 
 // One batch of a case. A check of a case with several batches runs once for each.
 struct CheckInput {

@@ -32,11 +32,6 @@ std::vector<check::PhaseFailure> failures_of(const launch::CaseRun& run) {
   return failures;
 }
 
-std::optional<check::CollectiveMismatch> mismatch_of(const launch::CaseRun& run) {
-  if (!run.mismatch) return std::nullopt;
-  return check::CollectiveMismatch{run.mismatch->rank, run.mismatch->other_rank, run.mismatch->got, run.mismatch->want};
-}
-
 std::optional<Verdict> verdict_without_judging(RunEnd end) {
   switch (end) {
     case RunEnd::kCompleted:
@@ -124,14 +119,14 @@ class Worker {
     const bool is_whole = !verdict_without_judging(run.end);
     const bool is_wanted = options_.keep_traces == KeepTraces::kAll || (options_.keep_traces == KeepTraces::kFailed && record.verdict == Verdict::kFail);
     if (is_whole && is_wanted)
-      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, failures_of(run), one.xfail_reason, mismatch_of(run)}); !kept) status = kept;
+      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, failures_of(run), one.xfail_reason, run.mismatch}); !kept) status = kept;
     return record;
   }
 
   CaseRecord judge_run(const cases::Case& one, const launch::CaseRun& run, const std::filesystem::path& trace) const {
     if (const auto verdict = verdict_without_judging(run.end)) return record_of(*verdict, run.reason);
     if (options_.stops_after_trace) return record_of(Verdict::kSkipped, "not judged: --until trace; `moecheck check` judges it");
-    auto judged = judge_trace(one, trace, failures_of(run), mismatch_of(run));
+    auto judged = judge_trace(one, trace, failures_of(run), run.mismatch);
     if (!judged) return record_of(Verdict::kError, judged.error().text());
     if (!run.reason.empty()) judged->reason += (judged->reason.empty() ? "" : ": ") + run.reason;
     return *std::move(judged);

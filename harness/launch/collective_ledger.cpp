@@ -12,8 +12,6 @@ constexpr std::string_view kAllToAll = "all_to_all";
 // A rank runs ahead of its group only in collectives that do not wait (a broadcast's root, an asynchronous one).
 constexpr std::size_t kMaxOpen = 4096;
 
-bool counts_must_agree(std::string_view kind) { return kind == "all_reduce" || kind == "broadcast" || kind == "reduce_scatter"; }
-
 // A rank that does not say how it splits is not held to it.
 bool do_splits_agree(const std::vector<std::int64_t>& sent, std::size_t to, const std::vector<std::int64_t>& received, std::size_t from) {
   return to >= sent.size() || from >= received.size() || sent[to] == received[from];
@@ -23,7 +21,7 @@ std::size_t place_of(const std::vector<Dim>& ranks, Dim rank) { return static_ca
 
 bool do_agree(const std::vector<Dim>& ranks, Dim rank, const Collective& mine, Dim other_rank, const Collective& other) {
   if (mine.kind != other.kind || mine.dtype != other.dtype || mine.reduce_op != other.reduce_op) return false;
-  if (counts_must_agree(mine.kind) && mine.count != other.count) return false;
+  if (trace::has_one_count(mine.kind) && mine.count != other.count) return false;
   if (mine.kind != kAllToAll) return true;
   const std::size_t me = place_of(ranks, rank);
   const std::size_t them = place_of(ranks, other_rank);

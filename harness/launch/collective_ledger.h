@@ -13,14 +13,7 @@
 
 namespace moecheck::launch {
 
-// Two ranks of a group that entered different collectives under one number: they may wait for each other forever. Or one that
-// answered without having entered what the other waits in.
-struct CollectiveMismatch {
-  model::Dim rank = 0;         // of the later one
-  model::Dim other_rank = 0;
-  trace::Collective got;       // what `rank` entered; without a kind: nothing
-  trace::Collective want;      // what `other_rank` had entered
-};
+using trace::CollectiveMismatch;
 
 // Collectives of a process group are told apart by their sequence number. Kind, dtype and operation must agree; the count for
 // all_reduce, broadcast and reduce_scatter; for all_to_all what one sends to the other and what that one receives from it.

@@ -4,6 +4,8 @@ namespace moecheck::trace {
 
 using base::Json;
 
+bool has_one_count(std::string_view kind) { return kind == "all_reduce" || kind == "broadcast" || kind == "reduce_scatter"; }
+
 Json to_json(const Collective& c) {
   Json json = {{"kind", c.kind}, {"group", c.group}, {"sequence", c.sequence}, {"dtype", c.dtype}, {"count", c.count}, {"bytes", c.bytes}, {"site", c.site}};
   if (!c.reduce_op.empty()) json["reduce_op"] = c.reduce_op;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "harness/base/json.h"
@@ -33,6 +34,18 @@ struct DeclaredCollective {
   std::int64_t bytes = -1;  // of this rank over all times; -1 where it depends on the routing
   bool operator==(const DeclaredCollective&) const = default;
 };
+
+// Two ranks of a group that entered different collectives under one number: they may wait for each other forever. Or one that
+// answered without having entered what the other waits in.
+struct CollectiveMismatch {
+  std::int64_t rank = 0;         // of the later one
+  std::int64_t other_rank = 0;
+  Collective got;                // what `rank` entered; without a kind: nothing
+  Collective want;               // what `other_rank` had entered
+};
+
+// All ranks put in as many elements; shards of other kinds may be of any size.
+bool has_one_count(std::string_view kind);
 
 base::Json to_json(const Collective& collective);
 base::Json to_json(const DeclaredCollective& declared);

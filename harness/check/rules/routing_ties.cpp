@@ -39,9 +39,10 @@ void blame(RankCount& count, Dim token, const Certificate& why, std::string mess
 TokenLogits reference_logits(const trace::ExpectedTap& expected, Dim token, base::DType store) {
   TokenLogits logits;
   const Dim experts = expected.value.dim(1);
+  const ElementBounds bounds(expected, {.tap = kLogits, .store = store});
   for (Dim i = token * experts; i < (token + 1) * experts; ++i) {
     logits.value.push_back(expected.value.at(i));
-    logits.bound.push_back(element_bound(expected, i, {.tap = kLogits, .store = store}));
+    logits.bound.push_back(bounds.at(i));
   }
   return logits;
 }

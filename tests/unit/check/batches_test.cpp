@@ -106,7 +106,7 @@ TEST_F(Batches, ReportAFailedPhaseOnceAndNothingAfterIt) {
   for (std::size_t b = 2; b < 4; ++b)
     for (auto& rank : batches_[b].ranks) std::erase_if(rank.taps, [](const auto& tap) { return !tap.first.starts_with("param/"); });
   for (auto& rank : batches_[2].ranks) rank.aborted = true;
-  failures_ = {{0, "forward", "Connection closed by peer", ""}, {1, "forward", "IndexError: 12", ""}};
+  failures_ = {{0, "forward", "Connection closed by peer", "", 2}, {1, "forward", "IndexError: 12", "", 2}};
   const record::CaseRecord one = judged();
   ASSERT_EQ(one.findings.size(), 2U) << one.findings.back().message;
   for (const record::Finding& finding : one.findings) {
