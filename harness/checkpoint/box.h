@@ -26,6 +26,10 @@ bool overlaps(const Box& a, const Box& b);                   // share an element
 // Requires: every box is inside.
 std::optional<Box> first_hole(const base::Shape& shape, std::span<const Box> boxes);
 
+// Copies the elements that two boxes of one global tensor share. `to` and `from` hold their boxes, dense.
+// Requires: same dtype, and as many dimensions.
+void copy_common(base::HostTensor& to, const Box& to_box, const base::HostTensor& from, const Box& from_box);
+
 // Copies a dense tensor of shape `box.shape` to its place in `global`. Requires: same dtype, box inside.
 void copy_into(base::HostTensor& global, const Box& box, const base::HostTensor& part);
 

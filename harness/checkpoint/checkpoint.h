@@ -55,8 +55,11 @@ base::Result<Checkpoint> read_checkpoint(const std::filesystem::path& path);
 // Measures the checksum of every file that has none yet. Errors: kIo.
 base::Status measure_checksums(Checkpoint& checkpoint);
 
-// A view where one file holds it whole, else assembled from the shards of replica 0.
-// Requires: the name is in `tensors`, and the checkpoint has no problem.
+// The elements in the box, dense: a view where a shard is that box, else assembled from the shards of replica 0.
+// Requires: the name is in `tensors`, the box inside of it, and the checkpoint has no problem.
+base::HostTensor box_of(const Checkpoint& checkpoint, const std::string& name, const Box& box);
+
+// The same of the whole tensor.
 base::HostTensor tensor_of(const Checkpoint& checkpoint, const std::string& name);
 
 }  // namespace moecheck::checkpoint

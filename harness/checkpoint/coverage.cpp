@@ -35,13 +35,31 @@ void find_hole(const std::string& name, const ShardedTensor& tensor, const Shard
 
 void check_replicas(const std::string& name, const Shards& repeated, const std::set<Box>& first_boxes, Problems& problems) {
   std::set<std::pair<Box, std::int64_t>> seen;
+  std::map<Box, std::int64_t> num_repeated;
+  for (const Shard* shard : repeated) ++num_repeated[shard->box];
   for (const Shard* shard : repeated) {
     if (!first_boxes.contains(shard->box))
       problems.push_back(
           {shard->file, name, fmt::format("replica {} holds {}, which is no range of replica 0", shard->replica, box_text(shard->box))});
+    if (shard->replica > num_repeated[shard->box])
+      problems.push_back({shard->file, name, fmt::format("is replica {} of {}, which has {} replicas beside replica 0", shard->replica,
+                                                        box_text(shard->box), num_repeated[shard->box])});
     if (!seen.emplace(shard->box, shard->replica).second)
       problems.push_back({shard->file, name, fmt::format("another file holds replica {} of {} too", shard->replica, box_text(shard->box))});
   }
+}
+
+// The tensor's name, or that with "#0", "#1", ... behind it.
+bool is_key_of(std::string_view key, std::string_view name) {
+  if (!key.starts_with(name)) return false;
+  key.remove_prefix(name.size());
+  if (key.empty()) return true;
+  return key.size() > 1 && key[0] == '#' && key.find_first_not_of("0123456789", 1) == std::string_view::npos;
+}
+
+void check_keys(const std::string& name, const ShardedTensor& tensor, Problems& problems) {
+  for (const Shard& shard : tensor.shards)
+    if (!is_key_of(shard.key, name)) problems.push_back({shard.file, name, fmt::format("key '{}' is of another tensor", shard.key)});
 }
 
 void check_tensor(const std::string& name, const ShardedTensor& tensor, Problems& problems) {
@@ -71,6 +89,7 @@ Problems coverage_problems(const Index& index) {
   Problems problems;
   std::set<std::pair<std::string, std::string>> keys;
   for (const auto& [name, tensor] : index.tensors) {
+    check_keys(name, tensor, problems);
     check_tensor(name, tensor, problems);
     for (const Shard& shard : tensor.shards)
       if (!keys.emplace(shard.file, shard.key).second)

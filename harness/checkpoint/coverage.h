@@ -7,7 +7,7 @@
 namespace moecheck::checkpoint {
 
 // For every tensor: shards lie inside it; those of replica 0 hold each element exactly once; any other shard repeats one of
-// them, and no two claim the same replica of it; no key is used twice.
+// them, as replica 1, 2, ... without a gap; keys are of their tensors, and none is used twice.
 Problems coverage_problems(const Index& index);
 
 // For the index alone: world_size, mesh and files fit, and shards are in files that it lists.

@@ -1,7 +1,9 @@
 #include "harness/checkpoint/format.h"
 
+#include <algorithm>
 #include <limits>
 #include <set>
+#include <span>
 
 #include <fmt/format.h>
 
@@ -16,6 +18,15 @@ using base::ErrorCode;
 using base::Json;
 using base::Result;
 using base::Shape;
+
+constexpr const char* kChecksumMember = "checksum";
+constexpr int kIndent = 1;
+
+// Of the text, so that it holds for names, order and numbers alike.
+std::string checksum_of(const Json& json) {
+  const std::string text = json.dump(kIndent);
+  return checksum(std::as_bytes(std::span(text)));
+}
 
 Error damaged(const std::string& message) { return {ErrorCode::kDamaged, message, ""}; }
 
@@ -56,6 +67,7 @@ Result<Shard> shard_from_json(const Json& json) {
   const Json* shape = member(json, "shape", is_counts);
   const Json* replica = member(json, "replica", is_count);
   if (!file || !key || !offset || !shape || !replica) return damaged("needs file, key, offset, shape and replica");
+  if (offset->size() != shape->size()) return damaged("has an offset and a shape of different lengths");
   return Shard{file->get<std::string>(), key->get<std::string>(), {offset->get<Shape>(), shape->get<Shape>()}, replica->get<std::int64_t>()};
 }
 
@@ -75,6 +87,18 @@ Result<ShardedTensor> tensor_from_json(const Json& json) {
     tensor.shards.push_back(*std::move(shard));
   }
   return tensor;
+}
+
+// `json` is what `text` says, and `index` what `json` says.
+base::Status check_text(const std::string& text, const Json& json, const Index& index) {
+  const std::string expected = index_text(index);
+  if (text == expected) return base::Ok{};
+  const Json* stated = member(json, kChecksumMember, is_text);
+  if (!stated) return damaged("has no checksum");
+  const std::string measured = checksum_of(to_json(index));
+  if (*stated != measured) return damaged(fmt::format("says that its checksum is {}, and has {}: damaged, or edited", stated->dump(), measured));
+  const auto differs = std::ranges::mismatch(text, expected).in1 - text.begin();
+  return damaged(fmt::format("has the content of its checksum, and is not as it was written from byte {} on: damaged, or edited", differs));
 }
 
 base::Status check_head(const Json& json) {
@@ -133,6 +157,12 @@ Json to_json(const Index& index) {
   return json;
 }
 
+std::string index_text(const Index& index) {
+  Json json = to_json(index);
+  json[kChecksumMember] = checksum_of(json);
+  return json.dump(kIndent) + "\n";
+}
+
 Result<Index> index_from_json(const Json& json, const std::string& where) {
   auto index = parse_index(json);
   if (!index) return Error{index.error().code, index.error().message, where};
@@ -140,9 +170,15 @@ Result<Index> index_from_json(const Json& json, const std::string& where) {
 }
 
 Result<Index> read_index(const std::filesystem::path& folder) {
-  auto json = read_strict_json(folder / kIndexFile);
+  const std::filesystem::path path = folder / kIndexFile;
+  const auto text = base::read_file(path);
+  if (!text) return text.error();
+  const auto json = parse_strict_json(*text, path.string());
   if (!json) return json.error();
-  return index_from_json(*json, (folder / kIndexFile).string());
+  auto index = index_from_json(*json, path.string());
+  if (!index) return index;
+  if (auto intact = check_text(*text, *json, *index); !intact) return Error{intact.error().code, intact.error().message, path.string()};
+  return index;
 }
 
 base::Status write_index(const std::filesystem::path& folder, Index index) {
@@ -157,13 +193,16 @@ base::Status write_index(const std::filesystem::path& folder, Index index) {
     if (code) return Error{ErrorCode::kIo, code.message(), path.string()};
     index.files.emplace(rank_file(rank), FileSeal{size, *std::move(sum)});
   }
-  return base::write_file_atomically(folder / kIndexFile, to_json(index).dump(1) + "\n");
+  return base::write_file_atomically(folder / kIndexFile, index_text(index));
 }
 
 Result<Json> read_strict_json(const std::filesystem::path& path) {
   auto text = base::read_file(path);
   if (!text) return text.error();
-  if (auto plain = base::parse_json(*text, path.string()); !plain) return plain.error();
+  return parse_strict_json(*text, path.string());
+}
+
+Result<Json> parse_strict_json(const std::string& text, const std::string& where) {
   // nlohmann keeps the last of duplicate keys silently; a callback sees them all.
   std::vector<std::set<std::string>> open;
   std::string duplicate;
@@ -173,9 +212,11 @@ Result<Json> read_strict_json(const std::filesystem::path& path) {
     if (event == Json::parse_event_t::key && !open.back().insert(value.get<std::string>()).second) duplicate = value.get<std::string>();
     return true;
   };
-  Json json = Json::parse(*text, watch, false);
-  if (!duplicate.empty()) return Error{ErrorCode::kDamaged, fmt::format("names '{}' twice", duplicate), path.string()};
-  if (!json.is_object()) return Error{ErrorCode::kDamaged, "is not a JSON object", path.string()};
+  Json json = Json::parse(text, watch, false);
+  if (json.is_discarded())  // this parser says at which byte
+    if (auto plain = base::parse_json(text, where); !plain) return plain.error();
+  if (!duplicate.empty()) return Error{ErrorCode::kDamaged, fmt::format("names '{}' twice", duplicate), where};
+  if (!json.is_object()) return Error{ErrorCode::kDamaged, "is not a JSON object", where};
   return json;
 }
 

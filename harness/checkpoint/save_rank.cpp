@@ -82,7 +82,7 @@ base::Status write_rank_file(const std::filesystem::path& folder, const model::M
       stored.push_back({key_of(one.name, boxes.size(), i), is_whole ? one.tensor : cut_out(one.tensor, boxes[i].local)});
     }
   }
-  return trace::write_safetensors(folder / rank_file(rank), stored, {{"format", kShardedFormat}, {"rank", std::to_string(rank)}});
+  return trace::write_safetensors(folder / rank_file(rank), stored, {{"format", kShardedFormat}, {"mesh", mesh.text()}, {"rank", std::to_string(rank)}});
 }
 
 void add_shards(Index& index, Dim rank, const std::vector<LocalTensor>& tensors) {

@@ -43,6 +43,11 @@ void check_series(Checkpoint& checkpoint) {
     if (find_file(checkpoint, name) == nullptr) checkpoint.problems.push_back({name, "", "is not there, though the others count it"});
 }
 
+bool is_rank_file(const trace::TensorFile& file) {
+  const auto format = file.metadata.find("format");
+  return format != file.metadata.end() && format->second == kShardedFormat;
+}
+
 base::Result<Checkpoint> survey_one_file(const fs::path& path) {
   Checkpoint checkpoint;
   checkpoint.form = Form::kFile;
@@ -90,18 +95,21 @@ const StoredFile* find_file(const Checkpoint& checkpoint, const std::string& nam
   return found == checkpoint.files.end() ? nullptr : &*found;
 }
 
-bool open_file(Checkpoint& checkpoint, const std::string& name) {
+std::shared_ptr<const base::MappedFile> open_file(Checkpoint& checkpoint, const std::string& name) {
   const fs::path path = checkpoint.folder / name;
-  std::error_code code;
-  const auto size = fs::file_size(path, code);
-  checkpoint.files.push_back({name, code ? 0 : size, ""});
-  auto file = trace::read_safetensors(path);
+  const auto mapped = base::map_file(path);
+  checkpoint.files.push_back({name, mapped ? (*mapped)->size : 0, ""});
+  if (!mapped) {
+    checkpoint.problems.push_back({name, "", mapped.error().message});
+    return nullptr;
+  }
+  auto file = trace::parse_safetensors({(*mapped)->data, (*mapped)->size}, *mapped, path.string());
   if (!file) {
     checkpoint.problems.push_back({name, "", file.error().message});
-    return false;
+    return nullptr;
   }
   checkpoint.opened.emplace(name, *std::move(file));
-  return true;
+  return *mapped;
 }
 
 void take_whole_tensors(Checkpoint& checkpoint) {
@@ -119,6 +127,9 @@ void survey_folder(Checkpoint& checkpoint) {
   checkpoint.form = Form::kFolder;
   for (const std::string& name : files_ending(checkpoint.folder, kTensorFile)) open_file(checkpoint, name);
   check_series(checkpoint);
+  // One rank's file alone would pass for a whole checkpoint, if its tensors are cut along no other name.
+  if (std::ranges::any_of(checkpoint.opened, [](const auto& file) { return is_rank_file(file.second); }))
+    checkpoint.problems.push_back({kIndexFile, "", "is not there, and the files are those of ranks: a save that did not finish"});
   take_whole_tensors(checkpoint);
 }
 
@@ -162,15 +173,20 @@ base::Status measure_checksums(Checkpoint& checkpoint) {
   return base::Ok{};
 }
 
-base::HostTensor tensor_of(const Checkpoint& checkpoint, const std::string& name) {
+base::HostTensor box_of(const Checkpoint& checkpoint, const std::string& name, const Box& box) {
   const ShardedTensor& tensor = checkpoint.tensors.at(name);
+  MOECHECK_REQUIRE(is_inside(box, tensor.shape), name + " " + box_text(box));
   const auto part_of = [&](const Shard& shard) -> const base::HostTensor& { return checkpoint.opened.at(shard.file).tensors.at(shard.key); };
   for (const Shard& shard : tensor.shards)
-    if (shard.box == whole(tensor.shape)) return part_of(shard);
-  base::HostTensor global(tensor.dtype, tensor.shape);
+    if (shard.box == box) return part_of(shard);
+  base::HostTensor part(tensor.dtype, box.shape);
   for (const Shard& shard : tensor.shards)
-    if (shard.replica == 0) copy_into(global, shard.box, part_of(shard));
-  return global;
+    if (shard.replica == 0) copy_common(part, box, part_of(shard), shard.box);
+  return part;
+}
+
+base::HostTensor tensor_of(const Checkpoint& checkpoint, const std::string& name) {
+  return box_of(checkpoint, name, whole(checkpoint.tensors.at(name).shape));
 }
 
 }  // namespace moecheck::checkpoint

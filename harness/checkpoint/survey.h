@@ -1,6 +1,9 @@
 // Parts of survey(): one function a form. Each fills in what it finds.
 #pragma once
 
+#include <memory>
+
+#include "harness/base/files.h"
 #include "harness/checkpoint/checkpoint.h"
 
 namespace moecheck::checkpoint {
@@ -10,8 +13,8 @@ std::vector<std::string> files_ending(const std::filesystem::path& folder, std::
 
 const StoredFile* find_file(const Checkpoint& checkpoint, const std::string& name);
 
-// Lists the file, and opens it. False, and a problem, if it cannot be read.
-bool open_file(Checkpoint& checkpoint, const std::string& name);
+// Lists the file, and opens it; its bytes, of which its tensors are views. None, and a problem, if it cannot be read.
+std::shared_ptr<const base::MappedFile> open_file(Checkpoint& checkpoint, const std::string& name);
 
 // Takes every tensor of the opened files for a whole one; a name in two files is a problem.
 void take_whole_tensors(Checkpoint& checkpoint);

@@ -11,20 +11,29 @@
 namespace moecheck::checkpoint {
 namespace {
 
+// Ranks that wrote each other's files, or on another mesh, before the index was made.
+void check_writer(Checkpoint& checkpoint, const std::string& name) {
+  const std::map<std::string, std::string>& metadata = checkpoint.opened.at(name).metadata;
+  const auto rank = metadata.find("rank");
+  if (rank != metadata.end() && name != fmt::format("rank{}.safetensors", rank->second))
+    checkpoint.problems.push_back({name, "", fmt::format("says that rank {} wrote it", rank->second)});
+  if (!checkpoint.problems.empty()) return;  // all files would say it of a mesh that is wrong in the index
+  const auto mesh = metadata.find("mesh");
+  if (mesh != metadata.end() && mesh->second != checkpoint.mesh.text())
+    checkpoint.problems.push_back({name, "", fmt::format("is of mesh {}, {} says {}", mesh->second, kIndexFile, checkpoint.mesh.text())});
+}
+
 // Compares a file with its seal; one cause, one problem.
-void check_seal(Checkpoint& checkpoint, StoredFile& file, const FileSeal& seal) {
-  auto sum = checksum_of_file(checkpoint.folder / file.name);
-  if (!sum) {
-    checkpoint.problems.push_back({file.name, "", sum.error().message});
-    return;
-  }
-  file.checksum = *std::move(sum);
+void check_seal(Checkpoint& checkpoint, StoredFile& file, const FileSeal& seal, const base::MappedFile& bytes) {
+  file.checksum = checksum({bytes.data, bytes.size});
   if (file.size != seal.size) {
     checkpoint.problems.push_back(
         {file.name, "", fmt::format("has {} bytes, {} says {}: truncated, or of another save", file.size, kIndexFile, seal.size)});
   } else if (file.checksum != seal.checksum) {
     checkpoint.problems.push_back(
         {file.name, "", fmt::format("has checksum {}, {} says {}: damaged, or of another save", file.checksum, kIndexFile, seal.checksum)});
+  } else {
+    check_writer(checkpoint, file.name);
   }
 }
 
@@ -34,20 +43,33 @@ std::string reason_for_extra(const std::string& file, const Index& index) {
   return fmt::format("{} does not list it", kIndexFile);
 }
 
+// Files that are sound one by one and fit no seal: then it is the index that is of another save.
+void check_index_is_of_these(Checkpoint& checkpoint, const Index& index) {
+  std::size_t num_measured = 0;
+  for (const StoredFile& file : checkpoint.files) {
+    const auto seal = index.files.find(file.name);
+    if (file.checksum.empty() || seal == index.files.end()) continue;
+    if (file.checksum == seal->second.checksum) return;
+    ++num_measured;
+  }
+  if (num_measured > 1)
+    checkpoint.problems.insert(checkpoint.problems.begin(), {kIndexFile, "", "fits none of the files that are there: it is of another save, or they are"});
+}
+
 void check_files(Checkpoint& checkpoint, const Index& index) {
   const std::vector<std::string> there = files_ending(checkpoint.folder, ".safetensors");
   for (const std::string& name : there) {
     const auto seal = index.files.find(name);
-    const std::size_t num_problems = checkpoint.problems.size();
-    open_file(checkpoint, name);
+    const auto bytes = open_file(checkpoint, name);
     if (seal == index.files.end()) {
       checkpoint.problems.push_back({name, "", reason_for_extra(name, index)});
-    } else if (checkpoint.problems.size() == num_problems) {  // else it is refused as it is
-      check_seal(checkpoint, checkpoint.files.back(), seal->second);
+    } else if (bytes) {  // else it is refused as it is
+      check_seal(checkpoint, checkpoint.files.back(), seal->second, *bytes);
     }
   }
   for (const auto& [name, seal] : index.files)
     if (!std::ranges::binary_search(there, name)) checkpoint.problems.push_back({name, "", fmt::format("is not there, and {} lists it", kIndexFile)});
+  check_index_is_of_these(checkpoint, index);
   for (const std::string& name : files_ending(checkpoint.folder, ".tmp"))
     checkpoint.problems.push_back({name, "", "is left of a save that did not finish"});
 }

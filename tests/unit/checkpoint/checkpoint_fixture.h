@@ -22,12 +22,13 @@ class CheckpointFolders : public testing::Test {
   void write_text(const std::string& file, const std::string& text) const;
   std::string read_text(const std::string& file) const;
 
-  // index.json of `folder`, changed and written back.
+  // index.json of `folder`, changed and written back, with a new checksum: as if its writer had meant it so.
   template <typename Change>
   void change_index(const std::string& folder, Change change) const {
     base::Json json = base::read_json_file(path(folder) / kIndexFile).value();
     change(json);
-    write_text(folder + "/index.json", json.dump(1));
+    const auto index = index_from_json(json, "");
+    write_text(folder + "/index.json", index ? index_text(*index) : json.dump(1));
   }
 
   // "sharded": 4 ranks, mesh dp=2,ep=2; experts/w (4, 3, 5) over ep, router/w (4, 5) replicated.

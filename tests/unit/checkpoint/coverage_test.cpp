@@ -59,6 +59,22 @@ TEST(Coverage, NamesAReplicaOfNoRangeAndAReplicaTwice) {
               ElementsAre("rank2.safetensors: tensor 'w': another file holds replica 1 of [0:4] too"));
 }
 
+TEST(Coverage, NamesAReplicaBeyondThoseThatAreThere) {
+  EXPECT_THAT(problems_of({4}, {shard(0, {0}, {4}), shard(1, {0}, {4}, 2)}),
+              ElementsAre("rank1.safetensors: tensor 'w': is replica 2 of [0:4], which has 1 replicas beside replica 0"));
+}
+
+TEST(Coverage, NamesAKeyOfAnotherTensor) {
+  for (const char* key : {"v", "w#", "w#x", "w1", "w#1#2"}) {
+    Shard other = shard(0, {0}, {4});
+    other.key = key;
+    EXPECT_THAT(problems_of({4}, {other}), ElementsAre(std::string("rank0.safetensors: tensor 'w': key '") + key + "' is of another tensor"));
+  }
+  Shard numbered = shard(0, {0}, {4});
+  numbered.key = "w#12";
+  EXPECT_THAT(problems_of({4}, {numbered}), IsEmpty());
+}
+
 TEST(Coverage, NamesAKeyUsedForTwoShards) {
   EXPECT_THAT(problems_of({4}, {shard(0, {0}, {2}), shard(0, {2}, {2})}), ElementsAre("rank0.safetensors: tensor 'w': key 'w' is used for two shards"));
 }

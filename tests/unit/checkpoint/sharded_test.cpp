@@ -171,11 +171,56 @@ TEST_F(Sharded, RefusesIndicesThatAreMalformed) {
   }
 }
 
+TEST_F(Sharded, ReadsAnIndexOnlyAsItWasWritten) {
+  const std::string good = read_text("c/index.json");
+  EXPECT_EQ(good, index_text(read_index(path("c")).value()));
+  const Json json = Json::parse(good);
+  write_text("c/index.json", json.dump(2));
+  expect_problem("c", "index.json", "is not as it was written from byte");
+  Json edited = json;
+  edited["tensors"]["router/w"]["shards"][1]["replica"] = 2;
+  write_text("c/index.json", edited.dump(1) + "\n");
+  expect_problem("c", "index.json", "says that its checksum is");
+  Json bare = json;
+  bare.erase("checksum");
+  write_text("c/index.json", bare.dump(1) + "\n");
+  expect_problem("c", "index.json", "has no checksum");
+}
+
+TEST_F(Sharded, BlamesAnIndexThatFitsNoFile) {
+  const std::string old = read_text("c/index.json");
+  const auto mesh = model::Mesh::parse("dp=2,ep=2").value();
+  for (model::Dim rank = 0; rank < mesh.world_size(); ++rank) {
+    const std::vector<LocalTensor> next = {{"experts/w", ramp(DType::kF32, {2, 3, 5}, 700), {{"ep", model::shard(0)}}, {4, 3, 5}},
+                                           {"router/w", ramp(DType::kBF16, {4, 5}, 1), {}, {4, 5}}};
+    ASSERT_TRUE(write_rank_file(path("c"), mesh, rank, next));
+  }
+  EXPECT_EQ(survey(path("c"))->problems.at(0).text(), "index.json: fits none of the files that are there: it is of another save, or they are");
+}
+
+TEST_F(Sharded, RefusesFilesThatRanksWroteUnderEachOthersNamesOrOnAnotherMesh) {
+  fs::copy_file(path("c/rank1.safetensors"), path("c/rank3.safetensors"), fs::copy_options::overwrite_existing);
+  ASSERT_TRUE(write_index(path("c"), read_index(path("c")).value()));
+  expect_problem("c", "rank3.safetensors", "says that rank 1 wrote it");
+  write_sharded("m");
+  change_index("m", [](Json& json) { json["mesh"] = "dp=4"; });
+  expect_problem("m", "rank0.safetensors", "is of mesh dp=2,ep=2, index.json says dp=4");
+}
+
+TEST_F(Sharded, DoesNotTakeTheFileOfOneRankForACheckpointWithoutAnIndex) {
+  fs::create_directories(path("one"));
+  ASSERT_TRUE(write_rank_file(path("one"), model::Mesh{}, 0, {{"w", ramp(DType::kF32, {3}, 1), {}, {3}}}));
+  expect_problem("one", "index.json", "a save that did not finish");
+}
+
 TEST_F(Sharded, RefusesAPathOutOfItsFolderAndSizesThatOverflow) {
   const Json good = to_json(read_index(path("c")).value());
   Json outside = good;
   outside["files"]["../c/rank0.safetensors"] = outside["files"]["rank0.safetensors"];
   EXPECT_THAT(index_from_json(outside, "x").error().text(), HasSubstr("x: file '../c/rank0.safetensors' does not name a file of this folder"));
+  Json uneven = good;
+  uneven["tensors"]["router/w"]["shards"][1]["offset"] = {0};
+  EXPECT_THAT(index_from_json(uneven, "x").error().text(), HasSubstr("tensor 'router/w': shard 1 has an offset and a shape of different lengths"));
   Json large = good;
   large["tensors"]["router/w"]["shape"] = {4611686018427387904, 4};
   EXPECT_THAT(index_from_json(large, "x").error().text(), HasSubstr("tensor 'router/w': shape is too large"));
