@@ -43,9 +43,9 @@ class RankStep {
  private:
   Dim last_batch() const { return static_cast<Dim>(batches_.size()) - 1; }
   bool is_adamw() const { return one_.training.optimizer == cases::OptimizerKind::kAdamW; }
-  SgdOptions sgd() const { return {one_.training.learning_rate, one_.training.momentum, one_.training.weight_decay}; }
+  SgdOptions sgd() const { return {one_.learning_rate_of(step_), one_.training.momentum, one_.training.weight_decay}; }
   AdamWOptions adamw() const {
-    return {one_.training.learning_rate, cases::Training::kBeta1, cases::Training::kBeta2, cases::Training::kEps, one_.training.weight_decay};
+    return {one_.learning_rate_of(step_), cases::Training::kBeta1, cases::Training::kBeta2, cases::Training::kEps, one_.training.weight_decay};
   }
 
   std::optional<Flat> recorded(Dim batch, const std::string& tap) const {

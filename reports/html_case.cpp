@@ -33,6 +33,7 @@ std::string finding_html(const Finding& f) {
                   is_failure(f) ? "bad" : "info", escape_xml_line(f.check), record::class_name(f.cls), escape_xml_line(f.stage));
   if (!f.tensor.empty() && f.tensor != f.stage) html += fmt::format("<br><small>{}</small>", escape_xml_line(f.tensor));
   if (f.step) html += fmt::format("<br><small>step {}</small>", *f.step);
+  if (!f.life.empty()) html += fmt::format("<br><small>{}</small>", escape_xml_line(f.life));
   html += "</td>" + int_cell(f.rank) + int_cell(f.expert) + int_cell(f.token) + int_cell(f.slot);
   html += number_cell(f.want, &value_text) + number_cell(f.got, &value_text);
   html += number_cell(f.measured, &magnitude_text) + number_cell(f.bound, &magnitude_text);

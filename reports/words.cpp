@@ -100,6 +100,7 @@ std::string place_text(const Finding& f) {
   if (f.expert) parts.push_back(fmt::format("expert {}", *f.expert));
   if (f.rank) parts.push_back(fmt::format("rank {}", *f.rank));
   if (f.step) parts.push_back(fmt::format("step {}", *f.step));
+  if (!f.life.empty()) parts.push_back(f.life);
   return fmt::format("{}", fmt::join(parts, ", "));
 }
 

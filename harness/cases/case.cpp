@@ -79,6 +79,33 @@ base::Status check_values(const Case& one) {
   return base::Ok{};
 }
 
+// Whether a subject can save so is for it to say; these make no sense.
+base::Status check_checkpointing(const Case& one) {
+  const Checkpointing& c = one.checkpointing;
+  const Dim steps = one.has_phase("step") ? one.training.steps : 0;
+  if (c.save == SaveFormat::kNone) {
+    if (!c.restarts.empty()) return blame("restart", "a restart loads what was saved before; name a format with save");
+    if (c.save_after > 0) return blame("save_after", "nothing is saved; name a format with save");
+    if (c.crash != CrashPoint::kNone) return blame("crash", "a crash is in a save; name a format with save");
+    return base::Ok{};
+  }
+  for (const Layout& layout : c.restarts) {
+    Case later = one;
+    if (!layout.is_back) later.problem.mesh = layout.mesh;
+    for (const auto check : {check_layout, check_values})
+      if (auto checked = check(later); !checked) return blame("restart", fmt::format("on {}: {}", layout.mesh.text(), checked.error().message));
+  }
+  if (c.save_after > steps) return blame("save_after", fmt::format("save_after={} is more than the {} steps of the case", c.save_after, steps));
+  if (c.save == SaveFormat::kHuggingFace && c.save_after > 0)
+    return blame("save_after", "save=huggingface has the weights only, from which no training can go on; use save=sharded, or save_after=0");
+  if (c.crash == CrashPoint::kNone) return base::Ok{};
+  if (c.save_after >= steps) return blame("crash", fmt::format("the crash is in the save after step {}; use steps={} or more", c.save_after + 1, c.save_after + 1));
+  if (c.restarts.empty()) return blame("crash", "a crash needs a restart, which loads the last good checkpoint");
+  if (c.crash_rank && *c.crash_rank >= one.world_size())
+    return blame("crash_rank", fmt::format("crash_rank={} is no rank of mesh {}", *c.crash_rank, one.problem.mesh.text()));
+  return base::Ok{};
+}
+
 void take_family(model::ModelSpec& into, const model::ModelSpec& family, const KnobValues& knobs) {
   const auto unset = [&](std::string_view knob) { return knobs.find(knob) == knobs.end(); };
   if (unset("experts")) into.num_experts = family.num_experts;
@@ -91,6 +118,12 @@ void take_family(model::ModelSpec& into, const model::ModelSpec& family, const K
 }
 
 }  // namespace
+
+double Case::learning_rate_of(Dim step) const {
+  double rate = training.learning_rate;
+  for (Dim earlier = 0; earlier < step; ++earlier) rate *= training.lr_decay;
+  return rate;
+}
 
 bool Case::has_phase(std::string_view phase) const { return std::ranges::find(phases, phase) != phases.end(); }
 
@@ -112,7 +145,7 @@ base::Result<Case> make_case(const KnobValues& knobs, const FamilyLoader& load_f
   if (!family) return Error{family.error().code, family.error().text(), "model"};
   take_family(one.problem.model, *family, knobs);
   if (auto sizes = check_sizes(one); !sizes) return sizes.error();
-  for (const auto check : {check_layout, check_phases, check_values})
+  for (const auto check : {check_layout, check_phases, check_checkpointing, check_values})
     if (auto checked = check(one); !checked) return checked.error();
   return one;
 }

@@ -9,6 +9,8 @@
 #include <fmt/ranges.h>
 
 #include "harness/base/nearest_name.h"
+#include "harness/cases/checkpoint_fields.h"
+#include "harness/cases/field_text.h"
 
 namespace moecheck::cases {
 namespace {
@@ -16,26 +18,6 @@ namespace {
 using base::Ok;
 using base::Status;
 using model::Dim;
-
-base::Error usage(std::string message) { return {base::ErrorCode::kUsage, std::move(message), ""}; }
-
-std::vector<std::string> split(std::string_view text, char separator) {
-  std::vector<std::string> parts;
-  while (true) {
-    const auto at = text.find(separator);
-    parts.emplace_back(text.substr(0, at));
-    if (at == std::string_view::npos) return parts;
-    text.remove_prefix(at + 1);
-  }
-}
-
-base::Result<std::int64_t> parse_int(std::string_view text) {
-  std::int64_t value = 0;
-  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (code != std::errc{} || end != text.data() + text.size() || text.empty())
-    return usage(fmt::format("expected a whole number, found '{}'", text));
-  return value;
-}
 
 // The setters below get canonical text only.
 Dim int_of(std::string_view text) { return parse_int(text).value(); }
@@ -59,12 +41,6 @@ double real_of(std::string_view text) { return parse_real(text).value(); }
 
 std::string real_text(double value) { return fmt::format("{}", value); }
 
-template <typename Enum>
-struct Named {
-  Enum value;
-  std::string_view name;
-};
-
 constexpr std::array kValues = {Named{model::Values::kNormal, "normal"}, Named{model::Values::kExact, "exact"},
                                 Named{model::Values::kProvenance, "provenance"}};
 
@@ -83,29 +59,6 @@ constexpr std::array kOptimizers = {Named{OptimizerKind::kSgd, "sgd"}, Named{Opt
 
 constexpr std::array kSoftmaxOrders = {Named{model::SoftmaxOrder::kBeforeTopk, "before_topk"},
                                        Named{model::SoftmaxOrder::kAfterTopk, "after_topk"}};
-
-template <typename Table, typename Enum>
-std::string name_of(const Table& table, Enum value) {
-  for (const auto& row : table)
-    if (row.value == value) return std::string(row.name);
-  MOECHECK_REQUIRE(false, "enumerator without a name");
-  return "";
-}
-
-template <typename Table>
-auto value_of(const Table& table, std::string_view name) {
-  for (const auto& row : table)
-    if (row.name == name) return row.value;
-  MOECHECK_REQUIRE(false, std::string(name));
-  return table[0].value;
-}
-
-template <typename Table>
-std::vector<std::string_view> names_of(const Table& table) {
-  std::vector<std::string_view> names;
-  for (const auto& row : table) names.push_back(row.name);
-  return names;
-}
 
 constexpr std::int64_t kMaxDim = 1 << 20;
 constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max();
@@ -193,6 +146,9 @@ std::vector<Field> training_fields() {
       {"lr", "train", "lr", F::kReal, "0.015625", {}, 0, 1000, false, "learning rate",
        [](const Case& c) { return real_text(c.training.learning_rate); },
        [](Case& c, std::string_view t) -> Status { c.training.learning_rate = real_of(t); return Ok{}; }},
+      {"lr_decay", "train", "lr_decay", F::kReal, "1", {}, 0, 1, false, "what the learning rate is multiplied with after each step",
+       [](const Case& c) { return real_text(c.training.lr_decay); },
+       [](Case& c, std::string_view t) -> Status { c.training.lr_decay = real_of(t); return Ok{}; }},
       {"momentum", "train", "momentum", F::kReal, "0.5", {}, 0, 1, false, "momentum of sgd",
        [](const Case& c) { return real_text(c.training.momentum); },
        [](Case& c, std::string_view t) -> Status { c.training.momentum = real_of(t); return Ok{}; }},
@@ -227,6 +183,7 @@ std::vector<Field> make_fields() {
   std::vector<Field> table = subject_fields();
   append(table, problem_fields());
   append(table, training_fields());
+  append(table, checkpoint_fields());
   append(table, run_fields());
   return table;
 }
@@ -260,14 +217,37 @@ base::Result<std::string> canonical_name(const Field& field, std::string_view te
   return usage(fmt::format("'{}' is not a value of {}{}", text, field.name, base::suggestion(text, known)));
 }
 
-base::Result<std::string> canonical_list(const Field& field, std::string_view text) {
-  std::vector<std::string> parts;
-  for (const std::string& part : split(text, ',')) {
-    auto one = field.type == FieldType::kIntList ? canonical_int(field, part) : canonical_name(field, part);
-    if (!one) return one.error();
-    parts.push_back(*one);
+base::Result<std::string> canonical_layout(const Field& field, std::string_view text) {
+  if (text == kBack) return std::string(text);
+  const auto at = text.find('@');
+  std::string impl;
+  if (at != std::string_view::npos) {
+    auto name = canonical_name(field, text.substr(0, at));
+    if (!name) return name.error();
+    impl = *name + "@";
+    text.remove_prefix(at + 1);
   }
-  return fmt::format("{}", fmt::join(parts, ","));
+  auto mesh = model::Mesh::parse(text);
+  if (!mesh) return mesh.error();
+  return impl + mesh->text();
+}
+
+base::Result<std::string> canonical_item(const Field& field, std::string_view text) {
+  if (field.type == FieldType::kIntList) return canonical_int(field, text);
+  return field.type == FieldType::kNameList ? canonical_name(field, text) : canonical_layout(field, text);
+}
+
+base::Result<std::string> canonical_list(const Field& field, std::string_view text) {
+  if (field.type == FieldType::kLayoutList && text == kNoRestart) return std::string(text);
+  const char separator = separator_of(field.type);
+  std::string canonical;
+  for (const std::string& part : split(text, separator)) {
+    auto one = canonical_item(field, part);
+    if (!one) return one.error();
+    if (!canonical.empty()) canonical += separator;
+    canonical += *one;
+  }
+  return canonical;
 }
 
 }  // namespace
@@ -289,12 +269,17 @@ std::vector<std::string> field_names() {
   return names;
 }
 
+char separator_of(FieldType type) { return type == FieldType::kLayoutList ? '/' : ','; }
+
+bool is_list(FieldType type) { return type == FieldType::kIntList || type == FieldType::kNameList || type == FieldType::kLayoutList; }
+
 base::Result<std::string> canonical_text(const Field& field, std::string_view text) {
   switch (field.type) {
     case FieldType::kInt: return canonical_int(field, text);
     case FieldType::kReal: return canonical_real(field, text);
     case FieldType::kIntList:
-    case FieldType::kNameList: return canonical_list(field, text);
+    case FieldType::kNameList:
+    case FieldType::kLayoutList: return canonical_list(field, text);
     case FieldType::kName:
     case FieldType::kChoice: return canonical_name(field, text);
     case FieldType::kBool:

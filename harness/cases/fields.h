@@ -11,11 +11,11 @@
 
 namespace moecheck::cases {
 
-enum class FieldType { kName, kChoice, kInt, kReal, kBool, kIntList, kNameList, kMesh };
+enum class FieldType { kName, kChoice, kInt, kReal, kBool, kIntList, kNameList, kMesh, kLayoutList };
 
 struct Field {
   std::string_view name;
-  std::string_view yaml_place;     // "" top level, "override", "tokens", "train"
+  std::string_view yaml_place;     // "" top level, "override", "tokens", "train", "checkpoint"
   std::string_view yaml_key;       // key at that place
   FieldType type;
   std::string_view default_text;   // empty: the family's value (override), or required
@@ -31,6 +31,10 @@ struct Field {
 std::span<const Field> fields();
 const Field* find_field(std::string_view name);
 std::vector<std::string> field_names();
+
+// What stands between the values of a list: a comma, or a slash where the values have commas of their own.
+char separator_of(FieldType type);
+bool is_list(FieldType type);
 
 // Checks `text` against type, choices and range and returns its canonical form ("4", "true", "7,5").
 // Errors: kUsage: what was expected, what was found.

@@ -25,6 +25,7 @@ base::DType store_of(const cases::Case& one, std::string_view tap) {
   MOECHECK_REQUIRE(point != nullptr, std::string(tap));
   switch (point->element) {
     case trace::ElementKind::kFp32: return base::DType::kF32;
+    case trace::ElementKind::kFp64: return base::DType::kF64;
     case trace::ElementKind::kInteger: return base::DType::kI64;
     case trace::ElementKind::kStore: break;
   }

@@ -1,6 +1,8 @@
 #include "harness/check/held_weights.h"
 
 #include <algorithm>
+#include <cmath>
+#include <set>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,11 +10,14 @@
 namespace moecheck::check {
 namespace {
 
+constexpr Dim kNobody = -1;
+constexpr Dim kNeverLoaded = -2;
+
 // Rows in a row that come from consecutive rows of one expert, or from nobody.
 struct Run {
   Dim first = 0;        // global row that belongs there
   Dim last = 0;
-  Dim from_expert = -1; // -1: nobody's
+  Dim from_expert = kNobody;
   Dim from_first = 0;
   Dim from_last = 0;
 };
@@ -23,7 +28,7 @@ bool continues(const Run& run, Dim row, const RowHashes::Place& from) {
 
 // Among equal rows, the one that continues the run before; else one of the same expert.
 RowHashes::Place best_place(const std::vector<RowHashes::Place>& places, const std::vector<Run>& runs, Dim row, Dim expert) {
-  if (places.empty()) return {-1, 0};
+  if (places.empty()) return {kNobody, 0};
   for (const auto& place : places)
     if (!runs.empty() && continues(runs.back(), row, place)) return place;
   for (const auto& place : places)
@@ -31,10 +36,41 @@ RowHashes::Place best_place(const std::vector<RowHashes::Place>& places, const s
   return places.front();
 }
 
+// Rows that are not what belongs there, and whose they are.
+std::vector<Run> runs_of(const RowHashes& known, const ExpertPart& part, Dim expert, const LocalRows& local) {
+  std::vector<Run> runs;
+  for (Dim i = 0; i < local.count; ++i) {
+    const Dim row = part.rows[static_cast<std::size_t>(i)];
+    const std::uint64_t hash = hash_of(local.bytes(i));
+    if (known.at(expert, row) == hash) continue;
+    const auto from = local.are_blank(i, i + 1) ? RowHashes::Place{kNeverLoaded, 0} : best_place(known.places(hash), runs, row, expert);
+    if (!runs.empty() && continues(runs.back(), row, from)) {
+      runs.back().last = row;
+      runs.back().from_last = from.row;
+    } else {
+      runs.push_back({row, row, from.expert, from.row, from.row});
+    }
+  }
+  return runs;
+}
+
+// The wrong rows changed places among themselves.
+bool is_permutation(const std::vector<Run>& runs, Dim expert) {
+  std::set<Dim> to, from;
+  for (const Run& run : runs) {
+    if (run.from_expert != expert) return false;
+    for (Dim i = 0; i <= run.last - run.first; ++i) {
+      to.insert(run.first + i);
+      from.insert(run.from_first + i);
+    }
+  }
+  return to == from;
+}
+
 // "as tp rank 1 slices it": what tells the two ranks apart.
 std::string slicing_text(const model::Mesh& mesh, Dim rank, Dim as_rank) {
   std::string who;
-  for (const std::string_view dim : {"tp", "fsdp"})
+  for (const std::string_view dim : {"tp", "fsdp", "ep"})
     if (mesh.coordinate(as_rank, dim) != mesh.coordinate(rank, dim))
       who += fmt::format("{}{} rank {}", who.empty() ? "" : ", ", dim, mesh.coordinate(as_rank, dim));
   return fmt::format("as {} slices it", who);
@@ -58,12 +94,27 @@ const std::vector<RowHashes::Place>& RowHashes::places(std::uint64_t hash) const
 }
 
 ExpertPart part_of_rank(const model::Problem& problem, std::string_view tap, Dim rank) {
-  const auto columns = trace::declared_indices(problem, tap, rank, 2);
-  return {trace::declared_indices(problem, tap, rank, 1), {columns.front(), static_cast<Dim>(columns.size())}};
+  const Dim last = static_cast<Dim>(trace::global_param_shape(problem.model, tap).size()) - 1;
+  const auto columns = trace::declared_indices(problem, tap, rank, last);
+  return {trace::declared_indices(problem, tap, rank, last - 1), {columns.empty() ? 0 : columns.front(), static_cast<Dim>(columns.size())}};
 }
 
-HeldWeights::HeldWeights(const inputs::Generator& generator, std::string_view tap)
-    : problem_(generator.problem()), tap_(tap), rows_(generator, tap) {}
+std::span<const std::byte> row_of_tensor(const base::HostTensor& tensor, Dim row) {
+  const std::size_t size = static_cast<std::size_t>(tensor.shape().back()) * base::itemsize(tensor.dtype());
+  return tensor.bytes().subspan(static_cast<std::size_t>(row) * size, size);
+}
+
+std::span<const std::byte> LocalRows::bytes(Dim row) const { return row_of_tensor(tensor, first + row); }
+
+bool LocalRows::are_blank(Dim from, Dim to) const {
+  const Dim columns = tensor.shape().back();
+  if (!base::is_floating(tensor.dtype()) || from == to || columns == 0) return false;
+  for (Dim i = (first + from) * columns; i < (first + to) * columns; ++i)
+    if (!std::isnan(tensor.at(i))) return false;
+  return true;
+}
+
+HeldWeights::HeldWeights(const model::Problem& problem, std::string_view tap, WeightRows& rows) : problem_(problem), tap_(tap), rows_(rows) {}
 
 const RowHashes& HeldWeights::hashes(Columns columns) {
   const auto found = by_first_column_.find(columns.first);
@@ -71,62 +122,53 @@ const RowHashes& HeldWeights::hashes(Columns columns) {
   return by_first_column_.emplace(columns.first, RowHashes(rows_, columns)).first->second;
 }
 
-Held HeldWeights::identify(Dim rank, Dim expert, const std::vector<std::span<const std::byte>>& local_rows) {
-  std::vector<std::uint64_t> local;
-  bool is_zero = true;
-  for (const auto row : local_rows) {
-    local.push_back(hash_of(row));
-    is_zero = is_zero && std::ranges::all_of(row, [](std::byte b) { return b == std::byte{0}; });
-  }
-  // The rank's own slice of another expert first, then what the other ranks that cut the experts should hold.
-  std::vector<Dim> as_ranks = problem_.mesh.group(rank, "tp,fsdp");
+Held HeldWeights::identify(Dim rank, Dim expert, const LocalRows& local) {
+  const auto is_zero = [](std::byte b) { return b == std::byte{0}; };
+  bool are_zeros = true;
+  for (Dim i = 0; i < local.count; ++i) are_zeros = are_zeros && std::ranges::all_of(local.bytes(i), is_zero);
+  // Experts without tokens have states of zeros: whose these are cannot be told.
+  if (are_zeros) return {-1, "hold zeros"};
+  if (local.are_blank(0, local.count)) return {-1, "were never loaded (NaN)"};
+  // The rank's own slice of another expert first, then what the other ranks that cut the tensor should hold.
+  std::vector<Dim> as_ranks = problem_.mesh.group(rank, rows_.num_experts() > 1 ? "tp,fsdp" : "tp,fsdp,ep");
   std::ranges::stable_partition(as_ranks, [&](Dim other) { return other == rank; });
   for (const Dim as_rank : as_ranks) {
     const ExpertPart part = part_of_rank(problem_, tap_, as_rank);
     const RowHashes& known = hashes(part.columns);
     for (Dim e = 0; e < rows_.num_experts(); ++e) {
-      bool same = local.size() == part.rows.size();
-      for (std::size_t i = 0; same && i < local.size(); ++i) same = known.at(e, part.rows[i]) == local[i];
+      bool same = local.count == static_cast<Dim>(part.rows.size());
+      for (Dim i = 0; same && i < local.count; ++i) same = known.at(e, part.rows[static_cast<std::size_t>(i)]) == hash_of(local.bytes(i));
       if (!same) continue;
       if (as_rank == rank) return {e, ""};
       return {e, slicing_text(problem_.mesh, rank, as_rank)};
     }
   }
-  return identify_rows(part_of_rank(problem_, tap_, rank), expert, local, is_zero);
+  return identify_rows(part_of_rank(problem_, tap_, rank), expert, local);
 }
 
-Held HeldWeights::identify_rows(const ExpertPart& part, Dim expert, const std::vector<std::uint64_t>& local, bool is_zero) {
-  if (is_zero) return {-1, "hold zeros"};
+Held HeldWeights::identify_rows(const ExpertPart& part, Dim expert, const LocalRows& local) {
   const RowHashes& known = hashes(part.columns);
-  std::vector<Run> runs;
-  for (std::size_t i = 0; i < local.size(); ++i) {
-    const Dim row = part.rows[i];
-    if (known.at(expert, row) == local[i]) continue;
-    const auto from = best_place(known.places(local[i]), runs, row, expert);
-    if (!runs.empty() && continues(runs.back(), row, from)) {
-      runs.back().last = row;
-      runs.back().from_last = from.row;
-    } else {
-      runs.push_back({row, row, from.expert, from.row, from.row});
-    }
-  }
+  const std::vector<Run> runs = runs_of(known, part, expert, local);
+  if (runs.size() == 1 && runs[0].from_expert == kNobody && runs[0].last - runs[0].first + 1 == local.count) return {-1, "hold nobody's values"};
   constexpr std::size_t kMostRuns = 3;  // more is a shuffle, and the first ones tell
   std::vector<std::string> clauses;
   for (const Run& run : runs) {
     if (clauses.size() == kMostRuns) break;
-    std::string from = "nobody's values";
-    if (run.from_expert >= 0) from = row_name(run.from_first, run.from_last);
-    if (run.from_expert >= 0 && run.from_expert != expert) from += fmt::format(" of expert {}", run.from_expert);
-    clauses.push_back(fmt::format("{} hold {}", row_name(run.first, run.last), from));
+    std::string held = "nobody's values";
+    if (run.from_expert >= 0) held = row_name(run.from_first, run.from_last);
+    if (run.from_expert >= 0 && run.from_expert != expert) held += fmt::format(" of expert {}", run.from_expert);
+    const std::string rows = row_name(run.first, run.last);
+    const bool is_one = run.first == run.last;
+    clauses.push_back(run.from_expert == kNeverLoaded ? fmt::format("{} {} never loaded (NaN)", rows, is_one ? "was" : "were")
+                                                      : fmt::format("{} {} {}", rows, is_one ? "holds" : "hold", held));
   }
-  if (runs.size() == 1 && runs[0].from_expert < 0 && runs[0].last - runs[0].first + 1 == static_cast<Dim>(local.size()))
-    return {-1, "hold nobody's values"};
-  return {-1, fmt::format("{}{}", fmt::join(clauses, ", "), runs.size() > kMostRuns ? ", ..." : "")};
+  return {-1, fmt::format("{}{}{}", is_permutation(runs, expert) ? "rows permuted: " : "", fmt::join(clauses, ", "),
+                          runs.size() > kMostRuns ? ", ..." : "")};
 }
 
 std::string HeldWeights::row_name(Dim first, Dim last) const {
   const Dim d_ff = problem_.model.d_ff;
-  if (tap_ != "param/experts/gate_up_EGD") return range_text("row", first, last);
+  if (trace::parameter_of(tap_) != "param/experts/gate_up_EGD") return range_text("row", first, last);
   if (last < d_ff) return range_text("gate row", first, last);
   if (first >= d_ff) return range_text("up row", first - d_ff, last - d_ff);
   return range_text("packed row", first, last);

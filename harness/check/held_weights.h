@@ -1,4 +1,4 @@
-// Whose weights stand where others belong: rows are recognised by their bytes among all that the generator makes.
+// Whose weights stand where others belong: rows are recognised by their bytes among all that there are.
 #pragma once
 
 #include <cstdint>
@@ -39,28 +39,42 @@ class RowHashes {
   std::unordered_map<std::uint64_t, std::vector<Place>> places_;
 };
 
-// The part of an expert tensor that one rank holds.
+// The part of each expert of a tensor that one rank holds; of a tensor of two dims, its part of the whole.
 struct ExpertPart {
   std::vector<Dim> rows;  // global row indices, local order
   Columns columns;
 };
 ExpertPart part_of_rank(const model::Problem& problem, std::string_view tap, Dim rank);
 
+// Rows of a rank's tensor, counted over all leading dims.
+struct LocalRows {
+  const base::HostTensor& tensor;
+  Dim first = 0;
+  Dim count = 0;
+
+  std::span<const std::byte> bytes(Dim row) const;
+  bool are_blank(Dim from, Dim to) const;   // nothing but NaN: memory that nobody wrote
+};
+
+// Bytes of row `row`, counted over all leading dims.
+std::span<const std::byte> row_of_tensor(const base::HostTensor& tensor, Dim row);
+
 class HeldWeights {
  public:
-  HeldWeights(const inputs::Generator& generator, std::string_view tap);
+  // tap: a parameter's, or of optimizer state that lies as one. Requires: `problem` and `rows` outlive this.
+  HeldWeights(const model::Problem& problem, std::string_view tap, WeightRows& rows);
 
-  // local_rows: the bytes of one expert's place on `rank`, row by row; expert: who belongs there.
-  Held identify(Dim rank, Dim expert, const std::vector<std::span<const std::byte>>& local_rows);
+  // What stands at one expert's place on `rank`; expert: who belongs there.
+  Held identify(Dim rank, Dim expert, const LocalRows& local);
 
  private:
   const RowHashes& hashes(Columns columns);
-  Held identify_rows(const ExpertPart& part, Dim expert, const std::vector<std::uint64_t>& local, bool is_zero);
+  Held identify_rows(const ExpertPart& part, Dim expert, const LocalRows& local);
   std::string row_name(Dim first, Dim last) const;
 
   const model::Problem& problem_;
   std::string_view tap_;
-  WeightRows rows_;
+  WeightRows& rows_;
   std::map<Dim, RowHashes> by_first_column_;
 };
 

@@ -47,21 +47,23 @@ std::size_t stage_position(const std::string& stage) {
 struct Placed {
   Finding finding;
   Dim batch = 0;
+  std::size_t life = 0;
+  bool is_of_batch = true;   // else it was found by looking across lives
 
-  auto order() const { return std::tuple(!record::is_failure(finding), batch, stage_position(finding.stage), finding.rank.value_or(std::numeric_limits<std::int64_t>::max())); }
+  auto order() const { return std::tuple(!record::is_failure(finding), life, batch, stage_position(finding.stage), finding.rank.value_or(std::numeric_limits<std::int64_t>::max())); }
 };
 
 // A tap that one rank lacks is a finding of every check that needs it, and of every batch: one is enough, the earliest. The checks
-// keep their states.
+// keep their states. What a check across lives says of one life it may have to say of another too.
 void drop_repeated(std::vector<Placed>& placed) {
-  std::set<std::tuple<std::string, std::int64_t, std::string>> seen;
+  std::set<std::tuple<std::string, std::int64_t, std::string, std::string>> seen;
   std::erase_if(placed, [&](const Placed& p) {
-    return !seen.insert({p.finding.stage, p.finding.rank.value_or(-1), p.finding.message}).second;
+    return !seen.insert({p.finding.stage, p.finding.rank.value_or(-1), p.finding.message, p.finding.life}).second;
   });
 }
 
 void name_step(const cases::Case& one, Placed& placed) {
-  if (!one.has_phase("step")) return;
+  if (!one.has_phase("step") || !placed.is_of_batch) return;
   placed.finding.step = one.step_of(placed.batch) + 1;
   if (one.training.microbatches > 1)
     placed.finding.message += fmt::format(" (microbatch {})", placed.batch % one.training.microbatches + 1);
@@ -125,6 +127,7 @@ std::string place_text(const Finding& finding) {
   if (finding.expert) text += fmt::format(", expert {}", *finding.expert);
   if (finding.token) text += fmt::format(", token {}", *finding.token);
   if (finding.step) text += fmt::format(", step {}", *finding.step);
+  if (!finding.life.empty()) text += ", " + finding.life;
   return text;
 }
 
@@ -160,36 +163,72 @@ void give_verdict(CaseRecord& one) {
   }
 }
 
-void run_batch(const CheckInput& batch, std::span<const Check* const> chosen, Merged& merged) {
-  merged.record.checks.resize(chosen.size());
+void merge(CheckOutcome outcome, std::size_t check, Placed place, Merged& merged) {
+  merge_result(outcome, merged.record.checks[check]);
+  for (Finding& finding : outcome.findings) {
+    place.finding = std::move(finding);
+    merged.findings.push_back(place);
+  }
+  merge_stages(outcome.stages, merged.record);
+  merge_experts(outcome.experts, merged.record);
+}
+
+void run_life(const JudgeInput& input, std::size_t number, std::span<const Check* const> chosen, Merged& merged) {
+  const LifeInput& life = input.lives[number];
+  MOECHECK_REQUIRE(static_cast<Dim>(life.batches.size()) > life.life.one.first_batch && life.batches.size() == life.expected.size());
+  const bool is_last = number + 1 == input.lives.size();
+  const auto failures = is_last ? input.phase_failures : std::vector<PhaseFailure>{};
+  Dim num_batches = static_cast<Dim>(life.batches.size());
+  for (const PhaseFailure& failure : failures) num_batches = std::min(num_batches, failure.batch + 1);   // nothing ran after it
+  for (Dim b = life.life.one.first_batch; b < num_batches; ++b) {
+    const auto at = static_cast<std::size_t>(b);
+    const CheckInput batch{life.life.one, life.expected[at], life.batches[at], failures, b, life.batches.first(at),
+                           is_last ? input.mismatch : std::nullopt};
+    for (std::size_t i = 0; i < chosen.size(); ++i)
+      if (chosen[i]->run != nullptr) merge(chosen[i]->run(batch), i, {{}, b, number}, merged);
+  }
+}
+
+// In the life that it names, after the step that it names: what a load brought comes before the batches that compute with it.
+Placed place_across(const JudgeInput& input, Finding finding) {
+  const auto named = std::ranges::find(input.lives, finding.life, [](const LifeInput& life) { return life.life.name; });
+  const auto life = named == input.lives.end() ? input.lives.size() - 1 : static_cast<std::size_t>(named - input.lives.begin());
+  const Dim batch = finding.step.value_or(0) * input.one.training.microbatches - 1;
+  return {std::move(finding), batch, life, false};
+}
+
+// A case that broke off has nothing to compare.
+void run_across(const JudgeInput& input, std::span<const Check* const> chosen, Merged& merged) {
+  const bool broke_off = !input.phase_failures.empty() || input.mismatch;
   for (std::size_t i = 0; i < chosen.size(); ++i) {
-    CheckOutcome outcome = chosen[i]->run(batch);
-    merged.record.checks[i].name = chosen[i]->name;
-    merge_result(outcome, merged.record.checks[i]);
-    for (Finding& finding : outcome.findings) merged.findings.push_back({std::move(finding), batch.batch});
-    merge_stages(outcome.stages, merged.record);
-    merge_experts(outcome.experts, merged.record);
+    if (chosen[i]->run_case == nullptr) continue;
+    if (broke_off) {
+      merged.record.checks[i].note = "the run broke off";
+      continue;
+    }
+    CheckOutcome outcome = chosen[i]->run_case({input.one, input.lives});
+    for (Finding& finding : outcome.findings) merged.findings.push_back(place_across(input, std::move(finding)));
+    outcome.findings.clear();
+    merge(std::move(outcome), i, {}, merged);
   }
 }
 
 }  // namespace
 
 base::Result<CaseRecord> judge(const JudgeInput& input) {
-  MOECHECK_REQUIRE(!input.batches.empty() && input.batches.size() == input.expected.size());
+  MOECHECK_REQUIRE(!input.lives.empty());
   auto chosen = chosen_checks(input.one);
   if (!chosen) return chosen.error();
-  std::size_t num_batches = input.batches.size();
-  for (const PhaseFailure& failure : input.phase_failures)
-    num_batches = std::min(num_batches, static_cast<std::size_t>(failure.batch) + 1);   // nothing ran after it
   Merged merged;
-  for (std::size_t b = 0; b < num_batches; ++b)
-    run_batch({input.one, input.expected[b], input.batches[b], input.phase_failures, static_cast<Dim>(b), input.batches.first(b), input.mismatch},
-              *chosen, merged);
+  for (const Check* check : *chosen) merged.record.checks.push_back({std::string(check->name), CheckState::kNotApplicable, 0, ""});
+  for (std::size_t life = 0; life < input.lives.size(); ++life) run_life(input, life, *chosen, merged);
+  run_across(input, *chosen, merged);
   CaseRecord& one = merged.record;
   std::ranges::stable_sort(merged.findings, {}, &Placed::order);
   drop_repeated(merged.findings);
   for (Placed& placed : merged.findings) {
     name_step(input.one, placed);
+    if (input.lives.size() > 1 && placed.finding.life.empty()) placed.finding.life = input.lives[placed.life].life.name;
     one.findings.push_back(std::move(placed.finding));
   }
   std::ranges::sort(one.experts, {}, [](const record::ExpertCell& c) { return std::tuple(c.expert, c.rank); });

@@ -21,24 +21,20 @@ std::string message_for(const Misplaced& first, const Misplaced& last) {
 
 }  // namespace
 
-ExpertScan::ExpertScan(const inputs::Generator& generator, std::string_view tap)
-    : problem_(generator.problem()), tap_(tap), rows_(generator, tap), held_(generator, tap) {}
+ExpertScan::ExpertScan(const model::Problem& problem, std::string_view tap, std::unique_ptr<WeightRows> rows)
+    : problem_(problem), tap_(tap), rows_(std::move(rows)), held_(problem, tap, *rows_) {}
 
 std::vector<Misplaced> ExpertScan::misplaced(Dim rank, const base::HostTensor& local) {
   const ExpertPart part = part_of_rank(problem_, tap_, rank);
-  const trace::LocalExperts experts = trace::local_experts(problem_, rank);
+  const trace::LocalExperts experts = local.shape().size() == 3 ? trace::local_experts(problem_, rank) : trace::LocalExperts{0, 1};
   const auto num_rows = static_cast<Dim>(part.rows.size());
   std::vector<Misplaced> misplaced;
   for (Dim e = 0; e < experts.count; ++e) {
+    const LocalRows held{local, e * num_rows, num_rows};
     Dim wrong = 0;
-    for (Dim i = 0; i < num_rows; ++i) {
-      const auto want = rows_.bytes(experts.first + e, part.rows[static_cast<std::size_t>(i)], part.columns);
-      if (!same_row(row_of_tensor(local, e * num_rows + i), want)) ++wrong;
-    }
-    if (wrong == 0) continue;
-    std::vector<std::span<const std::byte>> found;
-    for (Dim i = 0; i < num_rows; ++i) found.push_back(row_of_tensor(local, e * num_rows + i));
-    misplaced.push_back({experts.first + e, wrong, held_.identify(rank, experts.first + e, found)});
+    for (Dim i = 0; i < num_rows; ++i)
+      if (!same_row(held.bytes(i), rows_->bytes(experts.first + e, part.rows[static_cast<std::size_t>(i)], part.columns))) ++wrong;
+    if (wrong > 0) misplaced.push_back({experts.first + e, wrong, held_.identify(rank, experts.first + e, held)});
   }
   return misplaced;
 }
@@ -54,11 +50,6 @@ std::vector<MisplacedGroup> group_misplaced(std::span<const Misplaced> misplaced
     begin = end;
   }
   return groups;
-}
-
-std::span<const std::byte> row_of_tensor(const base::HostTensor& tensor, Dim row) {
-  const std::size_t size = static_cast<std::size_t>(tensor.shape().back()) * base::itemsize(tensor.dtype());
-  return tensor.bytes().subspan(static_cast<std::size_t>(row) * size, size);
 }
 
 bool same_row(std::span<const std::byte> a, std::span<const std::byte> b) {

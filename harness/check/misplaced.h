@@ -1,6 +1,7 @@
 // Which experts of a rank hold something else than what belongs there, and how to say so in a few words.
 #pragma once
 
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -15,18 +16,19 @@ struct Misplaced {
   Held held;
 };
 
-// Compares one expert tensor of a rank row by row with the generator, without a copy of either.
+// Compares one tensor of a rank row by row with what should be there, without a copy of either.
 class ExpertScan {
  public:
-  ExpertScan(const inputs::Generator& generator, std::string_view tap);
+  // tap: as for HeldWeights. Requires: `problem` outlives this.
+  ExpertScan(const model::Problem& problem, std::string_view tap, std::unique_ptr<WeightRows> rows);
 
-  // local: the rank's part of the tensor, in the declared shape.
+  // local: the rank's part of the tensor, in the declared shape and dtype. A tensor of two dims counts as one expert, 0.
   std::vector<Misplaced> misplaced(Dim rank, const base::HostTensor& local);
 
  private:
   const model::Problem& problem_;
   std::string_view tap_;
-  WeightRows rows_;
+  std::unique_ptr<WeightRows> rows_;
   HeldWeights held_;
 };
 
@@ -38,8 +40,6 @@ struct MisplacedGroup {
 };
 std::vector<MisplacedGroup> group_misplaced(std::span<const Misplaced> misplaced);
 
-// Bytes of row `row`, counted over all leading dims.
-std::span<const std::byte> row_of_tensor(const base::HostTensor& tensor, Dim row);
 bool same_row(std::span<const std::byte> a, std::span<const std::byte> b);
 
 }  // namespace moecheck::check

@@ -23,7 +23,7 @@ const Check* find_check(std::string_view name) {
 }
 
 bool register_check(const Check& check) {
-  MOECHECK_REQUIRE(check.run != nullptr && find_check(check.name) == nullptr, std::string(check.name));
+  MOECHECK_REQUIRE((check.run == nullptr) != (check.run_case == nullptr) && find_check(check.name) == nullptr, std::string(check.name));
   auto& all = storage();
   all.insert(std::ranges::upper_bound(all, check.name, {}, &Check::name), check);
   return true;

@@ -2,13 +2,15 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "harness/cases/case.h"
+#include "harness/cases/lives.h"
+#include "harness/checkpoint/checkpoint.h"
 #include "harness/record/run_record.h"
 #include "harness/trace/expected.h"
 #include "harness/trace/trace.h"
@@ -23,7 +25,8 @@ struct PhaseFailure {
   std::string phase;
   std::string message;
   std::string traceback;
-  Dim batch = 0;   // in which it failed
+  Dim batch = 0;           // in which it failed
+  std::size_t life = 0;    // likewise
 };
 
 using trace::CollectiveMismatch;
@@ -37,6 +40,21 @@ struct CheckInput {
   Dim batch = 0;                                  // microbatch batch % microbatches of step batch / microbatches
   std::span<const trace::Trace> earlier = {};     // batches 0 .. batch - 1
   std::optional<CollectiveMismatch> mismatch = {};
+};
+
+// One life of a case (harness/cases/lives.h).
+struct LifeInput {
+  const cases::Life& life;
+  const trace::Trace& loaded;                         // the phase load alone, with the optimizer state that it brought
+  std::span<const trace::Trace> batches;              // by number; see trace::read_trace for those before life.one.first_batch
+  std::span<const trace::Expected> expected;          // likewise
+  std::map<Dim, checkpoint::Checkpoint> saves = {};   // what lies on disk, sound or not, by the steps before
+};
+
+// All lives of a case that ended as planned: a case whose run broke off is not judged across lives.
+struct CaseInput {
+  const cases::Case& one;
+  std::span<const LifeInput> lives;
 };
 
 struct CheckOutcome {
@@ -56,10 +74,12 @@ struct CheckDoc {
   std::string_view applies_when;
 };
 
+// Looks at one batch after the other, or across the lives of a case: one of the two.
 struct Check {
   std::string_view name;
   CheckDoc doc;
-  CheckOutcome (*run)(const CheckInput& input);
+  CheckOutcome (*run)(const CheckInput& input) = nullptr;
+  CheckOutcome (*run_case)(const CaseInput& input) = nullptr;
 };
 
 const std::vector<Check>& checks();  // sorted by name

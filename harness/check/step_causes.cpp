@@ -77,10 +77,12 @@ std::string_view trainable_of(std::string_view tap) {
   return found == kTrainable.end() ? "" : *found;
 }
 
+bool is_optimizer_tap(std::string_view tap) { return tap.starts_with("optim/"); }
+
 std::vector<std::string_view> step_taps(const CheckInput& input, bool are_of_parameters) {
   std::vector<std::string_view> taps;
   for (const trace::TapPoint& tap : trace::tap_points())
-    if (tap.phase == "step" && trainable_of(tap.name).empty() != are_of_parameters) taps.push_back(tap.name);
+    if (is_optimizer_tap(tap.name) && trainable_of(tap.name).empty() != are_of_parameters) taps.push_back(tap.name);
   return asked_taps(input, taps);
 }
 

@@ -17,7 +17,10 @@ inline constexpr std::array<std::string_view, 3> kTrainable = {"router/w_ED", "e
 // "router/w_ED" of "optim/m/router/w_ED"; empty for the taps of the whole step.
 std::string_view trainable_of(std::string_view tap);
 
-// Taps of the phase step: those of parameters, or those of the step as a whole. Only what the optimizer of the case has.
+// Of the taps of a step those of the optimizer; the others, state/*, say where the training stands (training_state).
+bool is_optimizer_tap(std::string_view tap);
+
+// Taps of the optimizer: those of parameters, or those of the step as a whole. Only what the optimizer of the case has.
 std::vector<std::string_view> step_taps(const CheckInput& input, bool are_of_parameters);
 
 // State of a parameter that a rank lacks. Not missing is a kind of state that no rank shows for any parameter: the subject does

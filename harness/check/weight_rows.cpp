@@ -20,14 +20,18 @@ void convert(std::span<const float> from, std::vector<std::byte>& to, Convert co
 
 }  // namespace
 
-WeightRows::WeightRows(const inputs::Generator& generator, std::string_view tap) : generator_(generator), tap_(tap) {
-  const base::Shape shape = trace::global_param_shape(generator.problem().model, tap);
-  if (shape.size() == 3) num_experts_ = shape[0];
-  num_rows_ = shape[shape.size() - 2];
-  row_.resize(static_cast<std::size_t>(shape.back()));
+WeightRows::WeightRows(const base::Shape& global) : num_experts_(global.size() == 3 ? global[0] : 1) {
+  MOECHECK_REQUIRE(global.size() == 2 || global.size() == 3, base::shape_text(global));
+  num_rows_ = global[global.size() - 2];
+  num_columns_ = global.back();
 }
 
-std::span<const std::byte> WeightRows::bytes(Dim expert, Dim row, Columns columns) {
+GeneratedRows::GeneratedRows(const inputs::Generator& generator, std::string_view tap)
+    : WeightRows(trace::global_param_shape(generator.problem().model, tap)), generator_(generator), tap_(tap) {
+  row_.resize(static_cast<std::size_t>(num_columns()));
+}
+
+std::span<const std::byte> GeneratedRows::bytes(Dim expert, Dim row, Columns columns) {
   if (tap_ == "param/experts/gate_up_EGD") generator_.gate_up_row(expert, row, row_);
   else if (tap_ == "param/experts/down_EDF") generator_.down_row(expert, row, row_);
   else if (tap_ == "param/router/w_ED") generator_.router_row(row, row_);
@@ -44,6 +48,14 @@ std::span<const std::byte> WeightRows::bytes(Dim expert, Dim row, Columns column
     default: MOECHECK_REQUIRE(false, std::string(base::knob_name(generator_.problem().dtype)));
   }
   return bytes_;
+}
+
+TensorRows::TensorRows(base::HostTensor global) : WeightRows(global.shape()), global_(std::move(global)) {}
+
+std::span<const std::byte> TensorRows::bytes(Dim expert, Dim row, Columns columns) {
+  const std::size_t item = base::itemsize(global_.dtype());
+  const Dim first = (expert * num_rows() + row) * num_columns() + columns.first;
+  return global_.bytes().subspan(static_cast<std::size_t>(first) * item, static_cast<std::size_t>(columns.count) * item);
 }
 
 std::uint64_t hash_of(std::span<const std::byte> bytes) {

@@ -1,4 +1,4 @@
-// The generator's weights row by row, as the bytes that a rank's slice holds; no tensor is ever made whole.
+// Weights row by row, as the bytes that a rank's slice holds: the generator's, or those of a whole tensor.
 #pragma once
 
 #include <cstdint>
@@ -20,25 +20,48 @@ struct Columns {
   bool operator==(const Columns&) const = default;
 };
 
+// Tensors of two dims have one "expert", 0.
 class WeightRows {
  public:
-  // tap: one of param/*. Router and attention have one "expert", 0.
-  WeightRows(const inputs::Generator& generator, std::string_view tap);
+  virtual ~WeightRows() = default;
 
   Dim num_experts() const { return num_experts_; }
   Dim num_rows() const { return num_rows_; }        // of one expert
-  Dim num_columns() const { return static_cast<Dim>(row_.size()); }
+  Dim num_columns() const { return num_columns_; }
 
   // Valid until the next call.
-  std::span<const std::byte> bytes(Dim expert, Dim row, Columns columns);
+  virtual std::span<const std::byte> bytes(Dim expert, Dim row, Columns columns) = 0;
+
+ protected:
+  explicit WeightRows(const base::Shape& global);   // of two or three dims
+
+ private:
+  Dim num_experts_ = 1;
+  Dim num_rows_ = 0;
+  Dim num_columns_ = 0;
+};
+
+// No tensor is ever made whole.
+class GeneratedRows final : public WeightRows {
+ public:
+  // tap: one of param/*.
+  GeneratedRows(const inputs::Generator& generator, std::string_view tap);
+  std::span<const std::byte> bytes(Dim expert, Dim row, Columns columns) override;
 
  private:
   const inputs::Generator& generator_;
   std::string_view tap_;
-  Dim num_experts_ = 1;
-  Dim num_rows_ = 0;
   std::vector<float> row_;
   std::vector<std::byte> bytes_;
+};
+
+class TensorRows final : public WeightRows {
+ public:
+  explicit TensorRows(base::HostTensor global);
+  std::span<const std::byte> bytes(Dim expert, Dim row, Columns columns) override;
+
+ private:
+  base::HostTensor global_;
 };
 
 std::uint64_t hash_of(std::span<const std::byte> bytes);

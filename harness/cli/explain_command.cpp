@@ -32,7 +32,9 @@ bool explain_fault(const std::string& name, const subject::Capabilities& capabil
   const subject::FaultInfo* fault = capabilities.find_fault(name);
   if (fault == nullptr) return false;
   fmt::print("fault {}\n  Origin:   {}\n  Bug:      {}\n  Replaces: {}\n  Trigger:  {}\n", name, fault->origin, fault->summary, fault->replaces, fault->trigger);
-  for (const subject::ExpectedCatch& expected : fault->expected) fmt::print("  Caught by {}\n", driver::catch_text(expected));
+  if (fault->is_control) fmt::print("  Control:  no bug; the case passes with it\n");
+  for (const subject::ExpectedCatch& expected : fault->expected)
+    fmt::print("  {} by {}\n", fault->is_control ? "Called noise" : "Caught", driver::catch_text(expected));
   return true;
 }
 

@@ -24,7 +24,7 @@ base::Result<record::CaseRecord> judge_again(const driver::KeptTrace& kept, cons
   if (!knobs) return knobs.error();
   auto one = cases::make_case(*knobs, load_family);
   if (!one) return one.error();
-  auto judged = driver::judge_trace(*one, kept.trace, kept.failures, kept.mismatch);
+  auto judged = driver::judge_trace(*one, kept.trace, kept.extent);
   if (!judged) return judged.error();
   driver::apply_xfail(*judged, kept.xfail_reason);
   judged->id = kept.id;

@@ -14,17 +14,18 @@ CheckpointFolder::~CheckpointFolder() {
   std::filesystem::remove_all(path_, code);
 }
 
-base::Result<std::shared_ptr<const CheckpointFolder>> CheckpointCache::get(const model::Problem& problem) {
+base::Result<std::shared_ptr<const CheckpointFolder>> CheckpointCache::get(const cases::Case& one) {
   const std::lock_guard lock(mutex_);
-  const std::string key = subject::checkpoint_key(problem);
+  const subject::WeightForm form = subject::weight_form(one.checkpointing);
+  const std::string key = subject::checkpoint_key(one.problem, form);
   if (const auto found = kept_.find(key); found != kept_.end()) return found->second;
   if (kept_bytes_ > kMaxKeptBytes) {
     kept_.clear();
     kept_bytes_ = 0;
   }
   auto folder = std::make_shared<const CheckpointFolder>(folder_ / ("c" + std::to_string(next_++)));
-  if (auto written = subject::write_checkpoint(folder->path(), problem); !written) return written.error();
-  kept_bytes_ += std::filesystem::file_size(folder->path() / subject::kCheckpointFile);
+  if (auto written = subject::write_checkpoint(folder->path(), one.problem, form); !written) return written.error();
+  for (const auto& file : std::filesystem::directory_iterator(folder->path())) kept_bytes_ += file.file_size();
   kept_.emplace(key, folder);
   return folder;
 }

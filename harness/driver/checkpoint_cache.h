@@ -8,7 +8,7 @@
 #include <string>
 
 #include "harness/base/result.h"
-#include "harness/model/problem.h"
+#include "harness/cases/case.h"
 
 namespace moecheck::driver {
 
@@ -30,7 +30,7 @@ class CheckpointCache {
  public:
   explicit CheckpointCache(std::filesystem::path folder) : folder_(std::move(folder)) {}
   // Errors: kIo (disk full).
-  base::Result<std::shared_ptr<const CheckpointFolder>> get(const model::Problem& problem);
+  base::Result<std::shared_ptr<const CheckpointFolder>> get(const cases::Case& one);
 
  private:
   std::filesystem::path folder_;

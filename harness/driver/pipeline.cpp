@@ -26,10 +26,11 @@ using launch::RunEnd;
 using record::CaseRecord;
 using record::Verdict;
 
-std::vector<check::PhaseFailure> failures_of(const launch::CaseRun& run) {
-  std::vector<check::PhaseFailure> failures;
-  for (const launch::RaisedPhase& raised : run.raised) failures.push_back({raised.rank, raised.phase, raised.message, raised.traceback, raised.batch});
-  return failures;
+RunExtent extent_of(const launch::CaseRun& run) {
+  RunExtent extent{run.life + 1, {}, run.mismatch};
+  for (const launch::RaisedPhase& raised : run.raised)
+    extent.failures.push_back({raised.rank, raised.phase, raised.message, raised.traceback, raised.batch, raised.life});
+  return extent;
 }
 
 std::optional<Verdict> verdict_without_judging(RunEnd end) {
@@ -57,6 +58,42 @@ CaseRecord record_of(Verdict verdict, std::string reason) {
 bool is_judged(Verdict verdict) {
   return verdict == Verdict::kPass || verdict == Verdict::kFail || verdict == Verdict::kVacuous || verdict == Verdict::kInconclusive ||
          verdict == Verdict::kSkipped;
+}
+
+// A life as it lies on disk, and what it should have shown.
+struct ReadLife {
+  trace::Trace loaded;
+  std::vector<trace::Trace> batches;
+  std::vector<trace::Expected> expected;
+  std::map<model::Dim, checkpoint::Checkpoint> saves;
+};
+
+base::Result<ReadLife> read_life(const cases::Life& life, const std::filesystem::path& folder) {
+  ReadLife read;
+  auto loaded = trace::read_phase(folder, "load", life.one.world_size());
+  if (!loaded) return loaded.error();
+  read.loaded = *std::move(loaded);
+  auto batches = trace::read_trace(folder, {life.one.phases, life.one.world_size(), life.one.num_batches(), life.one.first_batch});
+  if (!batches) return batches.error();
+  read.batches = *std::move(batches);
+  const std::span<const trace::Trace> shown(read.batches);
+  read.expected.resize(shown.size());
+  for (auto b = static_cast<std::size_t>(life.one.first_batch); b < shown.size(); ++b) read.expected[b] = reference::evaluate(life.one, shown.first(b + 1));
+  for (const cases::PlannedSave& save : life.saves) {
+    auto stored = checkpoint::survey(trace::saves_folder(folder) / cases::save_folder(save.after));
+    if (stored) read.saves.emplace(save.after, *std::move(stored));
+  }
+  return read;
+}
+
+base::Result<std::vector<ReadLife>> read_lives(const std::vector<cases::Life>& planned, const std::filesystem::path& trace, std::size_t num_lives) {
+  std::vector<ReadLife> lives;
+  for (std::size_t i = 0; i < std::min(num_lives, planned.size()); ++i) {
+    auto life = read_life(planned[i], trace::life_folder(trace, i));
+    if (!life) return life.error();
+    lives.push_back(*std::move(life));
+  }
+  return lives;
 }
 
 // One worker: its own ranks, cases taken from a shared counter.
@@ -97,7 +134,8 @@ class Worker {
 
   CaseRecord run_once(const IdentifiedCase& identified, std::size_t index, base::Status& status) {
     const cases::Case& one = identified.one;
-    if (const std::string refusal = options_.capabilities.refusal(one); !refusal.empty()) return record_of(Verdict::kUnsupported, refusal);
+    for (const cases::Life& life : cases::lives_of(one))
+      if (const std::string refusal = options_.capabilities.refusal(life.asked); !refusal.empty()) return record_of(Verdict::kUnsupported, refusal);
     launch::CaseFolders folders{"", scratch_ / "trace"};
     std::error_code code;
     std::filesystem::remove_all(folders.trace, code);
@@ -105,7 +143,7 @@ class Worker {
     if (options_.checkpoint) {
       folders.checkpoint = *options_.checkpoint;
     } else {
-      auto made = checkpoints_.get(one.problem);
+      auto made = checkpoints_.get(one);
       if (!made) return record_of(Verdict::kError, made.error().text());
       checkpoint = *made;
       folders.checkpoint = checkpoint->path();
@@ -119,14 +157,14 @@ class Worker {
     const bool is_whole = !verdict_without_judging(run.end);
     const bool is_wanted = options_.keep_traces == KeepTraces::kAll || (options_.keep_traces == KeepTraces::kFailed && record.verdict == Verdict::kFail);
     if (is_whole && is_wanted)
-      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, failures_of(run), one.xfail_reason, run.mismatch}); !kept) status = kept;
+      if (auto kept = folder_.keep_trace(index, {folders.trace, identified.id, extent_of(run), one.xfail_reason}); !kept) status = kept;
     return record;
   }
 
   CaseRecord judge_run(const cases::Case& one, const launch::CaseRun& run, const std::filesystem::path& trace) const {
     if (const auto verdict = verdict_without_judging(run.end)) return record_of(*verdict, run.reason);
     if (options_.stops_after_trace) return record_of(Verdict::kSkipped, "not judged: --until trace; `moecheck check` judges it");
-    auto judged = judge_trace(one, trace, failures_of(run), run.mismatch);
+    auto judged = judge_trace(one, trace, extent_of(run));
     if (!judged) return record_of(Verdict::kError, judged.error().text());
     if (!run.reason.empty()) judged->reason += (judged->reason.empty() ? "" : ": ") + run.reason;
     return *std::move(judged);
@@ -194,21 +232,23 @@ void apply_xfail(CaseRecord& record, const std::string& reason) {
   }
 }
 
-base::Result<CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const std::vector<check::PhaseFailure>& failures,
-                                     const std::optional<check::CollectiveMismatch>& mismatch) {
-  auto batches = trace::read_trace(trace, {one.phases, one.world_size(), one.num_batches()});
-  if (!batches) return batches.error();
-  const std::span<const trace::Trace> observed(*batches);
-  std::vector<trace::Expected> expected;
-  for (std::size_t b = 0; b < observed.size(); ++b) expected.push_back(reference::evaluate(one, observed.first(b + 1)));
-  auto judged = check::judge({one, expected, observed, failures, mismatch});
+base::Result<CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const RunExtent& extent) {
+  const std::vector<cases::Life> planned = cases::lives_of(one);
+  auto lives = read_lives(planned, trace, extent.num_lives);
+  if (!lives) return lives.error();
+  std::vector<check::LifeInput> inputs;
+  for (std::size_t i = 0; i < lives->size(); ++i) {
+    ReadLife& life = (*lives)[i];
+    inputs.push_back({planned[i], life.loaded, life.batches, life.expected, std::move(life.saves)});
+  }
+  auto judged = check::judge({one, inputs, extent.failures, extent.mismatch});
   if (!judged) return judged;
-  const bool broke_off = !failures.empty() || mismatch.has_value();
+  const bool broke_off = !extent.failures.empty() || extent.mismatch.has_value();
   if (broke_off && !record::is_failure(judged->verdict)) {
     judged->verdict = Verdict::kFail;
     judged->reason = "the run broke off, and none of its checks says so";
   }
-  if (judged->verdict == Verdict::kPass) judged->digests = check::exact_digests(one, expected.front(), observed.front());
+  if (judged->verdict == Verdict::kPass) judged->digests = check::exact_digests(one, lives->front().expected.front(), lives->front().batches.front());
   return judged;
 }
 

@@ -49,12 +49,10 @@ struct RunOptions {
 // Errors: kIo if the run folder cannot be written.
 base::Result<record::RunRecord> run_cases(const RunOptions& options);
 
-// Judges the trace of a run that was completed, or broken off: by phases that raised, or by collectives that do not fit.
-// Memory: what the reference expects of all batches at once.
+// Judges the trace of a run that was completed, or broken off.
+// Memory: all lives, and what the reference expects of all their batches, at once.
 // Errors: kUsage (unknown check), kDamaged (trace).
-base::Result<record::CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace,
-                                             const std::vector<check::PhaseFailure>& failures,
-                                             const std::optional<check::CollectiveMismatch>& mismatch = {});
+base::Result<record::CaseRecord> judge_trace(const cases::Case& one, const std::filesystem::path& trace, const RunExtent& extent);
 
 // The findings of layout_invariance.h go into the cases that they are about. xfail_reasons: by id of the case.
 std::vector<record::CaseRecord> compare_layouts(std::vector<record::CaseRecord> cases, const std::map<std::string, std::string>& xfail_reasons);

@@ -39,12 +39,12 @@ void remove_earlier_run(const fs::path& path) {
 
 Json to_json(const check::PhaseFailure& failure) {
   return {{"rank", failure.rank}, {"phase", failure.phase}, {"message", failure.message}, {"traceback", failure.traceback},
-          {"batch", failure.batch}};
+          {"batch", failure.batch}, {"life", failure.life}};
 }
 
 check::PhaseFailure failure_from_json(const Json& json) {
   return {json.at("rank").get<std::int64_t>(), json.at("phase").get<std::string>(), json.value("message", ""), json.value("traceback", ""),
-          json.value("batch", std::int64_t{0})};
+          json.value("batch", std::int64_t{0}), json.value("life", std::size_t{0})};
 }
 
 Json to_json(const check::CollectiveMismatch& m) {
@@ -61,8 +61,9 @@ base::Result<KeptTrace> read_kept(const fs::path& path) {
   if (!about) return about.error();
   try {
     KeptTrace one{path, about->at("id").get<std::string>(), {}, about->value("xfail_reason", "")};
-    for (const Json& f : about->at("phase_failures")) one.failures.push_back(failure_from_json(f));
-    if (about->contains("mismatch")) one.mismatch = mismatch_from_json((*about)["mismatch"]);
+    one.extent.num_lives = about->value("lives", std::size_t{1});
+    for (const Json& f : about->at("phase_failures")) one.extent.failures.push_back(failure_from_json(f));
+    if (about->contains("mismatch")) one.extent.mismatch = mismatch_from_json((*about)["mismatch"]);
     return one;
   } catch (const Json::exception& e) {
     return Error{ErrorCode::kDamaged, e.what(), (path / kAbout).string()};
@@ -98,9 +99,9 @@ base::Status RunFolder::keep_trace(std::size_t index, const KeptTrace& one) {
     fs::remove_all(target, code);  // half a trace must not be taken for one
     return write_error(target, reason);
   }
-  Json about = {{"id", one.id}, {"xfail_reason", one.xfail_reason}, {"phase_failures", Json::array()}};
-  for (const check::PhaseFailure& failure : one.failures) about["phase_failures"].push_back(to_json(failure));
-  if (one.mismatch) about["mismatch"] = to_json(*one.mismatch);
+  Json about = {{"id", one.id}, {"xfail_reason", one.xfail_reason}, {"lives", one.extent.num_lives}, {"phase_failures", Json::array()}};
+  for (const check::PhaseFailure& failure : one.extent.failures) about["phase_failures"].push_back(to_json(failure));
+  if (one.extent.mismatch) about["mismatch"] = to_json(*one.extent.mismatch);
   auto written = base::write_file_atomically(target / kAbout, about.dump(1, ' ', false, Json::error_handler_t::replace));
   if (!written) fs::remove_all(target, code);
   return written;

@@ -13,13 +13,19 @@
 
 namespace moecheck::driver {
 
+// How far a run came, and what broke it off: phases that raised, or collectives that do not fit.
+struct RunExtent {
+  std::size_t num_lives = 1;   // that were begun
+  std::vector<check::PhaseFailure> failures = {};
+  std::optional<check::CollectiveMismatch> mismatch = {};
+};
+
 // A trace, and what is needed to judge it again.
 struct KeptTrace {
   std::filesystem::path trace;
   std::string id;
-  std::vector<check::PhaseFailure> failures;
+  RunExtent extent;
   std::string xfail_reason;
-  std::optional<check::CollectiveMismatch> mismatch = {};
 };
 
 class RunFolder {

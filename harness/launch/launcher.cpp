@@ -6,6 +6,8 @@
 #include <fmt/ranges.h>
 
 #include "harness/base/files.h"
+#include "harness/cases/lives.h"
+#include "harness/trace/trace.h"
 
 namespace moecheck::launch {
 namespace {
@@ -44,25 +46,44 @@ std::string all_waiting(const CallResult& result) {
 struct Operation {
   std::string name;          // "open", "load", "forward", ...
   model::Dim batch = 0;
-  bool is_of_batch = false;
+  Json request;              // what is said beside the name
   std::string text;          // "forward", or "forward of batch 2 (step 2)" where a case has several
+  cases::CrashPoint crash = cases::CrashPoint::kNone;   // ranks are killed there
+  std::optional<model::Dim> resumed_steps = {};         // what a load has to say
 };
 
 Operation batch_operation(const cases::Case& one, const std::string& phase, model::Dim batch) {
   std::string text = phase;
   if (one.num_batches() > 1) text += fmt::format(" of batch {} (step {})", batch + 1, one.step_of(batch) + 1);
-  return {phase, batch, true, std::move(text)};
+  return {phase, batch, {{"batch", batch}}, std::move(text)};
 }
 
-std::vector<Operation> operations_of(const cases::Case& one) {
-  std::vector<Operation> operations = {{"open", 0, false, "open"}};
-  if (one.has_phase("load")) operations.push_back({"load", 0, false, "load"});
-  for (model::Dim batch = 0; batch < one.num_batches(); ++batch) {
-    for (const char* phase : {"forward", "backward"})
-      if (one.has_phase(phase)) operations.push_back(batch_operation(one, phase, batch));
-    if (one.ends_step(batch)) operations.push_back(batch_operation(one, "step", batch));
+// The saves of a life, by the number of batches before.
+void add_saves(const cases::Life& life, model::Dim batches, const std::filesystem::path& folder, std::vector<Operation>& operations) {
+  for (const cases::PlannedSave& save : life.saves) {
+    if (save.after * life.one.training.microbatches != batches) continue;
+    const std::string path = (trace::saves_folder(folder) / cases::save_folder(save.after)).string();
+    operations.push_back({"save", std::max(batches - 1, life.one.first_batch), {{"folder", path}, {"batch", batches}}, fmt::format("save after step {}", save.after), save.crash});
   }
-  operations.push_back({"close", 0, false, "close"});
+}
+
+// folders: of each life's trace.
+std::vector<Operation> operations_of(const std::vector<cases::Life>& lives, const cases::Life& life, const std::vector<std::filesystem::path>& folders) {
+  const std::filesystem::path& folder = folders[static_cast<std::size_t>(&life - lives.data())];
+  std::vector<Operation> operations = {{"open", 0, Json::object(), "open"}};
+  if (life.one.has_phase("load")) operations.push_back({"load", life.one.first_batch, Json::object(), "load"});
+  if (life.from && life.one.has_phase("load")) {
+    operations.back().request["resume"] = trace::saves_folder(folders[*life.from]).string();
+    if (life.asked.has_phase("step")) operations.back().resumed_steps = cases::steps_before(lives, life);
+  }
+  add_saves(life, life.one.first_batch, folder, operations);
+  for (model::Dim batch = life.one.first_batch; life.takes_batches && batch < life.one.num_batches(); ++batch) {
+    for (const char* phase : {"forward", "backward"})
+      if (life.one.has_phase(phase)) operations.push_back(batch_operation(life.one, phase, batch));
+    if (life.one.ends_step(batch)) operations.push_back(batch_operation(life.one, "step", batch));
+    if (life.one.ends_step(batch)) add_saves(life, batch + 1, folder, operations);
+  }
+  operations.push_back({"close", 0, Json::object(), "close"});
   return operations;
 }
 
@@ -83,10 +104,20 @@ class ProcessLauncher final : public Launcher {
 
   CaseRun run(const cases::Case& one, const CaseFolders& folders, std::chrono::milliseconds limit) override {
     const auto start = Clock::now();
-    is_pool_good_ = false;
-    CaseRun run = run_on_pool(one, folders, limit);
+    const std::vector<cases::Life> lives = cases::lives_of(one);
+    std::vector<std::filesystem::path> traces;
+    for (std::size_t i = 0; i < lives.size(); ++i) traces.push_back(trace::life_folder(folders.trace, i));
+    CaseRun run{RunEnd::kCompleted, "", {}, 0};
+    for (std::size_t i = 0; i < lives.size() && run.end == RunEnd::kCompleted; ++i) {
+      is_pool_good_ = false;
+      run = run_life(lives, lives[i], {folders.checkpoint, traces}, {start + limit, limit});
+      if (lives.size() > 1 && !run.reason.empty()) run.reason = fmt::format("{}: {}", lives[i].name, run.reason);
+      for (RaisedPhase& raised : run.raised) raised.life = i;
+      run.life = i;
+      if (!is_pool_good_ || options_.is_fresh_per_case) pools_.erase(lives[i].one.world_size());
+    }
+    if (!one.fault.empty()) pools_.clear();   // whoever ran with it
     run.seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    if (!is_pool_good_ || !one.fault.empty() || options_.is_fresh_per_case) pools_.erase(one.world_size());
     return run;
   }
 
@@ -99,25 +130,61 @@ class ProcessLauncher final : public Launcher {
     return pools_.emplace(world_size, *std::move(pool)).first->second.get();
   }
 
-  CaseRun run_on_pool(const cases::Case& one, const CaseFolders& folders, std::chrono::milliseconds limit) {
-    auto pool = pool_for(one.world_size());
+  struct LifeFolders {
+    std::filesystem::path checkpoint;
+    const std::vector<std::filesystem::path>& traces;   // of all lives
+  };
+  struct Deadline {
+    Clock::time_point at;
+    std::chrono::milliseconds limit;   // that was given to the case
+  };
+
+  CaseRun run_life(const std::vector<cases::Life>& lives, const cases::Life& life, const LifeFolders& folders, const Deadline& deadline) {
+    auto pool = pool_for(life.one.world_size());
     if (!pool) return {pool.error().code == base::ErrorCode::kInterrupted ? RunEnd::kInterrupted : RunEnd::kBroken, pool.error().text(), {}, 0};
-    const auto deadline = Clock::now() + limit;
-    const Json open = subject::to_json(subject::OpenRequest{one, (*pool)->rendezvous(), folders.checkpoint, folders.trace});
-    (*pool)->begin_case(one.problem.mesh);
-    for (const Operation& operation : operations_of(one)) {
-      Json request = operation.name == "open" ? open : Json::object();
-      request["op"] = operation.name;
-      if (operation.is_of_batch) request["batch"] = operation.batch;
-      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
-      const CallResult result = (*pool)->call(std::vector<Json>(static_cast<std::size_t>(one.world_size()), request), left);
-      if (auto end = explain(**pool, operation, result, limit)) {
+    const std::filesystem::path& trace = folders.traces[static_cast<std::size_t>(&life - lives.data())];
+    const Json open = subject::to_json(subject::OpenRequest{life.asked, (*pool)->rendezvous(), folders.checkpoint, trace});
+    (*pool)->begin_case(life.one.problem.mesh);
+    for (Operation& operation : operations_of(lives, life, folders.traces)) {
+      if (operation.name == "open") operation.request = open;
+      operation.request["op"] = operation.name;
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at - Clock::now());
+      const Requests requests = requests_of(life, operation);
+      const CallResult result = (*pool)->call(requests.by_rank, left, requests.killing);
+      if (operation.crash != cases::CrashPoint::kNone) return after_crash(operation, result, trace);
+      if (auto end = explain(**pool, operation, result, deadline.limit)) {
         is_pool_good_ = is_refused_by_all(operation, result);
         return *end;
       }
     }
     is_pool_good_ = true;
     return {RunEnd::kCompleted, "", {}, 0};
+  }
+
+  struct Requests {
+    std::vector<Json> by_rank;
+    std::optional<Killing> killing;
+  };
+
+  static Requests requests_of(const cases::Life& life, const Operation& operation) {
+    Requests requests{std::vector<Json>(static_cast<std::size_t>(life.one.world_size()), operation.request), std::nullopt};
+    if (operation.crash == cases::CrashPoint::kNone) return requests;
+    requests.killing.emplace();
+    for (model::Dim r = 0; r < life.one.world_size(); ++r) {
+      if (life.one.checkpointing.crash_rank.value_or(r) != r) continue;
+      requests.by_rank[static_cast<std::size_t>(r)]["hold_at"] = cases::crash_point_name(operation.crash);
+      requests.killing->ranks.push_back(r);
+    }
+    return requests;
+  }
+
+  // A crash is part of the plan: the life ends here, and what the survivors made of it is not judged.
+  static CaseRun after_crash(const Operation& operation, const CallResult& result, const std::filesystem::path& trace) {
+    std::error_code code;
+    std::filesystem::remove_all(trace / trace::phase_folder(operation.name, operation.request["batch"].get<model::Dim>()), code);
+    if (result.end == CallEnd::kKilled) return {RunEnd::kCompleted, "", {}, 0};
+    if (result.end == CallEnd::kInterrupted) return {RunEnd::kInterrupted, "interrupted", {}, 0};
+    return {RunEnd::kUnsupported, fmt::format("the subject did not stop at '{}' of its {}", cases::crash_point_name(operation.crash), operation.text), {}, 0};
   }
 
   // A pool whose ranks all refused the case is as good as before; one that disagrees, or still owes a reply, is not.
@@ -134,6 +201,7 @@ class ProcessLauncher final : public Launcher {
     if (result.mismatch) return explain_divergence(operation, result);
     if (auto ended = explain_end(pool, operation, result)) return ended;
     if (auto refused = explain_replies(operation, result)) return refused;
+    if (auto wrong = explain_resumption(operation, result)) return wrong;
     if (result.end == CallEnd::kTimedOut)
       return CaseRun{RunEnd::kTimedOut, fmt::format("no reply to {} within {:.1f} s: {}", operation.text, static_cast<double>(limit.count()) / 1000, all_waiting(result)), {}, 0};
     return std::nullopt;
@@ -191,6 +259,21 @@ class ProcessLauncher final : public Launcher {
     if (run.raised.empty()) return std::nullopt;
     run.reason = fmt::format("rank {} in {}: {}", run.raised[0].rank, operation.text, run.raised[0].message);
     if (const std::string waiting = all_waiting(result); !waiting.empty()) run.reason += "; " + waiting;
+    return run;
+  }
+
+  // A load that took an older save than the newest whole one, or one that is not whole.
+  static std::optional<CaseRun> explain_resumption(const Operation& operation, const CallResult& result) {
+    CaseRun run{RunEnd::kRaised, "", {}, 0};
+    for (std::size_t r = 0; operation.resumed_steps && r < result.ranks.size(); ++r) {
+      const auto& reply = result.ranks[r].reply;
+      if (!reply || !reply->steps || *reply->steps == *operation.resumed_steps) continue;
+      run.raised.push_back({static_cast<model::Dim>(r), operation.name,
+                            fmt::format("goes on after step {}, and the newest whole save is of step {}", *reply->steps, *operation.resumed_steps), "",
+                            operation.batch});
+    }
+    if (run.raised.empty()) return std::nullopt;
+    run.reason = fmt::format("rank {} in {}: {}", run.raised[0].rank, operation.text, run.raised[0].message);
     return run;
   }
 

@@ -1,4 +1,4 @@
-// Runs one case on ranks of a subject and says how that went. The tensors lie in the trace folder afterwards.
+// Runs one case, life by life, on ranks of a subject and says how that went. Tensors and saves lie in the trace folder afterwards.
 #pragma once
 
 #include <chrono>
@@ -30,6 +30,7 @@ struct RaisedPhase {
   std::string message;
   std::string traceback;
   model::Dim batch = 0;
+  std::size_t life = 0;
 };
 
 struct CaseRun {
@@ -38,6 +39,7 @@ struct CaseRun {
   std::vector<RaisedPhase> raised;     // also where ranks diverged, if that made them raise
   double seconds = 0;                  // spent waiting for the ranks
   std::optional<CollectiveMismatch> mismatch = {};
+  std::size_t life = 0;                // the last one that began; see cases::lives_of
 };
 
 struct CaseFolders {

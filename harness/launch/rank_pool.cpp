@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <csignal>
 #include <cstring>
 #include <netinet/in.h>
 #include <poll.h>
@@ -101,7 +102,7 @@ class ProcessPool final : public RankPool {
 
   void begin_case(const model::Mesh& mesh) override { ledger_ = CollectiveLedger(mesh); }
 
-  CallResult call(const std::vector<Json>& requests, std::chrono::milliseconds limit) override {
+  CallResult call(const std::vector<Json>& requests, std::chrono::milliseconds limit, const std::optional<Killing>& killing) override {
     MOECHECK_REQUIRE(requests.size() == ranks_.size());
     result_ = CallResult{CallEnd::kAnswered, std::vector<RankOutcome>(ranks_.size())};
     ++request_id_;
@@ -122,6 +123,7 @@ class ProcessPool final : public RankPool {
       }
       wait_for_news();
       look_for_abandoned();
+      if (killing && result_.end != CallEnd::kKilled && is_due(*killing)) carry_out(*killing);
     }
     for (std::size_t r = 0; r < ranks_.size(); ++r)
       if (!result_.ranks[r].reply) result_.ranks[r].waits_in = ranks_[r].waits_in;
@@ -222,6 +224,21 @@ class ProcessPool final : public RankPool {
     }
   }
 
+  // At least one is where it is to be killed, and the others of them have come as far as they can.
+  bool is_due(const Killing& killing) const {
+    const auto is_held = [&](model::Dim r) { return !result_.ranks[static_cast<std::size_t>(r)].held_at.empty(); };
+    const auto is_stuck = [&](model::Dim r) {
+      return is_held(r) || is_done(result_.ranks[static_cast<std::size_t>(r)]) || ranks_[static_cast<std::size_t>(r)].waits_in.has_value();
+    };
+    return std::ranges::any_of(killing.ranks, is_held) && std::ranges::all_of(killing.ranks, is_stuck);
+  }
+
+  void carry_out(const Killing& killing) {
+    for (const model::Dim r : killing.ranks) ::kill(ranks_[static_cast<std::size_t>(r)].process.pid(), SIGKILL);
+    result_.end = CallEnd::kKilled;
+    deadline_ = std::min(deadline_, Clock::now() + kGrace);
+  }
+
   static bool is_done(const RankOutcome& rank) { return rank.reply || rank.exit || rank.has_left || !rank.protocol_error.empty(); }
   bool is_settled() const { return std::ranges::all_of(result_.ranks, is_done); }
 
@@ -298,6 +315,7 @@ class ProcessPool final : public RankPool {
   }
 
   void note_event(std::size_t r, const Json& message) {
+    if (message["event"] == "at" && message.contains("point") && message["point"].is_string()) result_.ranks[r].held_at = message["point"];
     // Events that a later protocol may add say nothing about waiting.
     if (message["event"] != "enter" && message["event"] != "leave") return;
     auto event = subject::collective_event_from_json(message);
@@ -311,7 +329,11 @@ class ProcessPool final : public RankPool {
   // grace.
   void look_for_abandoned() {
     std::optional<CollectiveMismatch> found;
-    const auto is_answered = [&](model::Dim rank) { return result_.ranks[static_cast<std::size_t>(rank)].reply.has_value(); };
+    // One that raised is a cause of its own.
+    const auto is_answered = [&](model::Dim rank) {
+      const auto& reply = result_.ranks[static_cast<std::size_t>(rank)].reply;
+      return reply && reply->is_ok;
+    };
     for (std::size_t r = 0; r < ranks_.size() && !found; ++r)
       if (ranks_[r].waits_in && !result_.ranks[r].reply)
         found = ledger_.abandoned(static_cast<model::Dim>(r), ranks_[r].waits_in->collective, is_answered);

@@ -22,6 +22,7 @@ struct RankOutcome {
   std::optional<subject::CollectiveEvent> waits_in;   // the collective it had entered and not left
   std::string protocol_error;                         // garbage on the socket
   bool has_left = false;                              // it closed its socket and lives on
+  std::string held_at;                                // where in a save it waits to be killed
 };
 
 enum class CallEnd {
@@ -30,6 +31,12 @@ enum class CallEnd {
   kDiverged,      // ranks entered collectives that do not fit each other: see `mismatch`
   kTimedOut,
   kInterrupted,
+  kKilled,        // ranks were killed where they were held
+};
+
+// Ranks that are killed as soon as each of them is held somewhere or waits in a collective.
+struct Killing {
+  std::vector<model::Dim> ranks;
 };
 
 struct CallResult {
@@ -57,7 +64,8 @@ class RankPool {
   // Sends request `r` to rank r and waits for all replies. After the first failure the others get a short grace, since they
   // may wait for the failed one forever; so do all after collectives that do not fit. Returns early with kInterrupted at the
   // second interrupt.
-  virtual CallResult call(const std::vector<base::Json>& requests, std::chrono::milliseconds limit) = 0;
+  // With a killing the survivors have the grace to do what they do about it.
+  virtual CallResult call(const std::vector<base::Json>& requests, std::chrono::milliseconds limit, const std::optional<Killing>& killing = {}) = 0;
   virtual std::filesystem::path rendezvous() const = 0;
   virtual std::string last_output(model::Dim rank) const = 0;   // end of its stdout and stderr, one line
 };

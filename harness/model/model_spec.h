@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "harness/model/dims.h"
 
@@ -37,5 +38,9 @@ struct ModelSpec {
 };
 
 std::string expert_tensor_name(const std::string& pattern, Dim expert);  // replaces {e}
+
+// The tensor that holds a part of all experts, beside such a pattern: "layers.0.mlp.experts.{e}.gate_proj.weight" and "gate_up_proj"
+// make "layers.0.mlp.experts.gate_up_proj".
+std::string packed_tensor_name(std::string_view per_expert_pattern, std::string_view part);
 
 }  // namespace moecheck::model

@@ -53,6 +53,7 @@ Json to_json(const Finding& f) {
                {"compared", f.compared},
                {"message", f.message},
                {"hypothesis", f.hypothesis}};
+  if (!f.life.empty()) json["life"] = f.life;
   if (f.step) json["step"] = *f.step;
   return json;
 }
@@ -66,6 +67,7 @@ Finding finding_from_json(const Json& json) {
     if (name == cls) f.cls = value;
   f.stage = json.value("stage", "");
   f.tensor = json.value("tensor", "");
+  f.life = json.value("life", "");
   f.step = optional_int(json, "step");
   f.rank = optional_int(json, "rank");
   f.expert = optional_int(json, "expert");

@@ -34,6 +34,7 @@ struct Finding {
   std::int64_t compared = 0;           // elements (or keys) looked at by the check in this place
   std::string message;                 // one sentence: what is wrong, how much of it
   std::string hypothesis;              // the nearest known cause; empty if none
+  std::string life = {};               // of a case with several: "restart 1 on ep=4"; empty in a plain one
 };
 
 std::string_view class_name(FindingClass cls);

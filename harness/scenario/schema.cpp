@@ -15,6 +15,7 @@ using cases::FieldType;
 
 constexpr const char* kNamePattern = "^[A-Za-z0-9_.-]+$";
 constexpr const char* kMeshPattern = "^(none|(dp|fsdp|ep|tp)=[0-9]+(,(dp|fsdp|ep|tp)=[0-9]+)*)$";
+constexpr const char* kLayoutPattern = "^(never|back|([A-Za-z0-9_.-]+@)?(none|(dp|fsdp|ep|tp)=[0-9]+(,(dp|fsdp|ep|tp)=[0-9]+)*))$";
 constexpr const char* kTagPattern = "^[^ ,\\n]+$";
 
 Json name_schema(const Field& field) {
@@ -39,6 +40,7 @@ Json type_schema(const Field& field) {
     case FieldType::kBool: return {{"type", "boolean"}};
     case FieldType::kIntList: return one_or_list(int_schema(field));
     case FieldType::kNameList: return one_or_list(name_schema(field));
+    case FieldType::kLayoutList: return one_or_list({{"type", "string"}, {"pattern", kLayoutPattern}});
     case FieldType::kMesh: return {{"type", "string"}, {"pattern", kMeshPattern}};
   }
   return Json::object();

@@ -82,6 +82,7 @@ Status check_type(const Source& source, const Field& field, const YamlNode& node
     case FieldType::kName:
     case FieldType::kChoice:
     case FieldType::kNameList:
+    case FieldType::kLayoutList:
     case FieldType::kMesh: return check_name(source, node, field.name);
   }
   return Ok{};
@@ -94,10 +95,11 @@ Result<std::string> single_text(const Source& source, const Field& field, const 
   return canonical;
 }
 
-// A comma would turn one item of a list knob into two.
+// A separator would turn one item of a list knob into two.
 Result<std::string> item_text(const Source& source, const Field& field, const YamlNode& item) {
-  if (item.kind == YamlKind::kScalar && item.text.find(',') != std::string::npos)
-    return source.error_at(item.spot, fmt::format("{}: an item may not have a comma; write a list", field.name));
+  const char separator = cases::separator_of(field.type);
+  if (item.kind == YamlKind::kScalar && item.text.find(separator) != std::string::npos)
+    return source.error_at(item.spot, fmt::format("{}: an item may not have a {}; write a list", field.name, separator == ',' ? "comma" : "slash"));
   return single_text(source, field, item);
 }
 
@@ -154,15 +156,15 @@ Result<std::int64_t> count_of(const Source& source, const YamlNode& node, std::s
 }
 
 Result<std::string> knob_text(const Source& source, const Field& field, const YamlNode& node) {
-  const bool is_list_knob = field.type == FieldType::kIntList || field.type == FieldType::kNameList;
-  if (!is_list_knob) return single_text(source, field, node);
+  if (!cases::is_list(field.type)) return single_text(source, field, node);
   if (node.kind != YamlKind::kList) return item_text(source, field, node);
   if (node.items.empty()) return source.error_at(node.spot, fmt::format("{}: the list is empty; give one value at least", field.name));
   std::string joined;
   for (const YamlNode& item : node.items) {
     auto text = item_text(source, field, item);
     if (!text) return text.error();
-    joined += (joined.empty() ? "" : ",") + *text;
+    if (!joined.empty()) joined += cases::separator_of(field.type);
+    joined += *text;
   }
   return joined;
 }

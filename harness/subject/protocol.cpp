@@ -72,7 +72,11 @@ base::Result<OpenRequest> open_request_from_json(const Json& json) {
 }
 
 Json to_json(const Reply& reply) {
-  if (reply.is_ok) return {{"ok", true}, {"implementation", reply.implementation}, {"experts_backend", reply.experts_backend}};
+  if (reply.is_ok) {
+    Json json = {{"ok", true}, {"implementation", reply.implementation}, {"experts_backend", reply.experts_backend}};
+    if (reply.steps) json["steps"] = *reply.steps;
+    return json;
+  }
   return {{"ok", false}, {"code", reply.code}, {"message", reply.message}, {"traceback", reply.traceback}};
 }
 
@@ -82,6 +86,7 @@ base::Result<Reply> reply_from_json(const Json& json) {
     reply.is_ok = json.at("ok").get<bool>();
     reply.implementation = json.value("implementation", "");
     reply.experts_backend = json.value("experts_backend", "");
+    if (reply.is_ok && json.contains("steps")) reply.steps = json.at("steps").get<model::Dim>();
     if (reply.is_ok) return reply;
     reply.code = json.at("code").get<std::string>();
     reply.message = json.value("message", "");
@@ -120,6 +125,7 @@ std::string Capabilities::refusal(const cases::Case& one) const {
   if (!contains(devices, one.device)) return fmt::format("{} does not offer device {}", name, one.device);
   for (const std::string& phase : one.phases)
     if (!contains(phases, phase)) return fmt::format("{} does not offer phase {}", name, phase);
+  if (one.checkpointing.save != cases::SaveFormat::kNone && !contains(phases, "save")) return fmt::format("{} does not offer phase save", name);
   if (!one.fault.empty() && find_fault(one.fault) == nullptr) return fmt::format("{} has no fault '{}'", name, one.fault);
   return "";
 }
@@ -137,7 +143,7 @@ Json to_json(const Capabilities& c) {
       expected.push_back({{"check", one.check}, {"stage", one.stage}, {"rank", one.rank ? Json(*one.rank) : Json(nullptr)},
                           {"expert", one.expert ? Json(*one.expert) : Json(nullptr)}});
     json["faults"].push_back({{"name", fault.name}, {"origin", fault.origin}, {"summary", fault.summary},
-                              {"replaces", fault.replaces}, {"trigger", fault.trigger}, {"expected", expected}});
+                              {"replaces", fault.replaces}, {"trigger", fault.trigger}, {"expected", expected}, {"control", fault.is_control}});
   }
   return json;
 }
@@ -160,7 +166,7 @@ base::Result<Capabilities> capabilities_from_json(const Json& json) {
     c.weight_layouts = json.value("weight_layouts", std::vector<std::string>{});
     for (const Json& f : json.value("faults", Json::array())) {
       FaultInfo fault{f.at("name").get<std::string>(), f.value("origin", ""), f.value("summary", ""), f.value("replaces", ""),
-                      f.value("trigger", ""), {}};
+                      f.value("trigger", ""), {}, f.value("control", false)};
       for (const Json& e : f.value("expected", Json::array())) {
         ExpectedCatch one{e.at("check").get<std::string>(), e.value("stage", ""), std::nullopt, std::nullopt};
         if (e.contains("rank") && !e["rank"].is_null()) one.rank = e["rank"].get<std::int64_t>();

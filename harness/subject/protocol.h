@@ -5,11 +5,15 @@
 // connect to. JSON objects, one a line:
 //   rank -> driver   {"event": "hello", "protocol": 1, "rank": r, "pid": p}         first, unasked
 //   driver -> rank   {"id": n, "op": "open", ...OpenRequest}, then {"id": n, "op": "load" | "close"},
+//                    {"id": n, "op": "load", "resume": folder}: the newest whole save of its step-<n>, instead of the checkpoint
 //                    {"id": n, "op": "forward" | "backward" | "step", "batch": b}: step after the last batch of each step
-//   rank -> driver   {"id": n, "ok": true, "implementation": s, "experts_backend": s}
+//                    {"id": n, "op": "save", "folder": path of a step-<n>, "batch": batches before, "hold_at": point}: point is there for
+//                    a rank that is to be killed in this save, and stops at that point, having said so
+//   rank -> driver   {"id": n, "ok": true, "implementation": s, "experts_backend": s, "steps": n}   steps: of a load, those taken before
 //                    {"id": n, "ok": false, "code": "unsupported" | "oom" | "io" | "error", "message": s, "traceback": s}
 //   rank -> driver   {"event": "enter" | "leave", "kind": s, "group": s, "sequence": n, "site": s, ...trace::Collective}   at any
 //                    time: a timeout names the collective that a rank waits in, and ranks that do not agree are told at once
+//   rank -> driver   {"event": "at", "point": "staged" | "torn" | "files" | "index" | "committed"}   in a save, where it is held
 // "io": the rank could not read the checkpoint or write its trace; that is infrastructure and says nothing about the layer.
 // A closed socket asks the rank to leave. Stdout and stderr stay free. A phase's tensors are written to
 // TRACE/<folder of phase and batch>/rank<r>.safetensors (harness/trace/trace.h) before the reply. An unsupported case is refused, never run as
@@ -45,6 +49,7 @@ struct Reply {
   std::string traceback;
   std::string implementation;   // what really ran
   std::string experts_backend;
+  std::optional<model::Dim> steps = {};   // of a load that resumed: the steps that were taken before its save
 };
 
 struct CollectiveEvent {
@@ -76,6 +81,8 @@ struct FaultInfo {
   std::string replaces;   // the seam
   std::string trigger;    // id of the smallest case that shows it, without the fault
   std::vector<ExpectedCatch> expected;
+  // A difference that is no bug: the case must pass with it, and what is expected are findings of noise.
+  bool is_control = false;
 };
 
 struct ImplementationInfo {

@@ -62,6 +62,9 @@ constexpr std::array kTaps = {
     TapPoint{"optim/param/router/w_ED", "E D", TapKind::kParam, "step", "the weights that the next forward uses"},
     TapPoint{"optim/param/experts/gate_up_EGD", "E G D", TapKind::kParam, "step", "likewise"},
     TapPoint{"optim/param/experts/down_EDF", "E D F", TapKind::kParam, "step", "likewise"},
+    TapPoint{"state/batches_1", "1", TapKind::kCounts, "step", "batches taken so far: where the data goes on", ElementKind::kInteger},
+    TapPoint{"state/lr_1", "1", TapKind::kCounts, "step", "learning rate of the next step", ElementKind::kFp64},
+    TapPoint{"state/tokens_E", "E", TapKind::kCounts, "step", "routed rows of each expert so far, over all ranks and batches", ElementKind::kInteger},
 };
 
 }  // namespace

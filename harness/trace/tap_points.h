@@ -17,6 +17,7 @@ enum class TapKind {
 enum class ElementKind {
   kStore,     // the case's dtype
   kFp32,
+  kFp64,
   kInteger,
 };
 

@@ -14,6 +14,8 @@ using base::Json;
 // The step after batch b leaves the parameters that batch b + 1 begins with.
 constexpr std::string_view kStepped = "optim/param/";
 constexpr std::string_view kParam = "param/";
+constexpr std::string_view kLoad = "load";
+constexpr std::string_view kSave = "save";
 
 std::filesystem::path rank_file(const std::filesystem::path& trace_dir, std::string_view folder, model::Dim rank) {
   return trace_dir / std::string(folder) / fmt::format("rank{}.safetensors", rank);
@@ -119,19 +121,61 @@ base::Status write_rank_phase(const std::filesystem::path& trace_dir, std::strin
   return write_safetensors(path, tensors, {{"moecheck", about.dump()}});
 }
 
+std::filesystem::path life_folder(const std::filesystem::path& trace_dir, std::size_t life) {
+  return life == 0 ? trace_dir : trace_dir / fmt::format("life{}", life);
+}
+
+std::filesystem::path saves_folder(const std::filesystem::path& life_folder) { return life_folder / "saved"; }
+
+base::Result<Trace> read_phase(const std::filesystem::path& trace_dir, std::string_view phase_folder, model::Dim num_ranks) {
+  Trace trace;
+  for (model::Dim r = 0; r < num_ranks; ++r) {
+    RankTrace rank;
+    rank.rank = r;
+    const std::filesystem::path path = rank_file(trace_dir, phase_folder, r);
+    if (std::filesystem::exists(path))
+      if (auto merged = merge_phase(path, rank); !merged) return merged.error();
+    trace.ranks.push_back(std::move(rank));
+  }
+  return trace;
+}
+
 namespace {
 
-base::Result<RankTrace> read_rank(const std::filesystem::path& trace_dir, const std::vector<std::string>& phases, model::Dim rank_id,
-                                  model::Dim batch) {
+// The phases of a batch in the order in which they ran: a save comes after the load, or after the batch that ends its step.
+std::vector<std::string> folders_of(const TraceExtent& extent, model::Dim batch) {
+  std::vector<std::string> folders;
+  for (const std::string& phase : extent.phases) {
+    if (phase != kLoad) {
+      folders.push_back(phase_folder(phase, batch));
+    } else if (batch == extent.first_batch) {
+      folders.push_back(phase);
+      folders.push_back(phase_folder(kSave, batch));
+    }
+  }
+  folders.push_back(phase_folder(kSave, batch + 1));
+  return folders;
+}
+
+base::Result<RankTrace> read_rank(const std::filesystem::path& trace_dir, const TraceExtent& extent, model::Dim rank_id, model::Dim batch) {
   RankTrace rank;
   rank.rank = rank_id;
-  for (const std::string& phase : phases) {
-    if (phase == "load" && batch > 0) continue;
-    const std::filesystem::path path = rank_file(trace_dir, phase_folder(phase, batch), rank_id);
+  for (const std::string& folder : folders_of(extent, batch)) {
+    const std::filesystem::path path = rank_file(trace_dir, folder, rank_id);
     if (!std::filesystem::exists(path)) continue;
     if (auto merged = merge_phase(path, rank); !merged) return merged.error();
+    // The optimizer's state as loaded is what the batch before left, not what this one's step did.
+    if (folder == kLoad) std::erase_if(rank.taps, [](const auto& tap) { return !tap.first.starts_with(kParam); });
   }
   return rank;
+}
+
+// As a step would have left it.
+Trace stepped(Trace loaded) {
+  for (RankTrace& rank : loaded.ranks)
+    for (const auto& [name, tapped] : std::map(rank.taps))
+      if (name.starts_with(kParam)) rank.taps.insert_or_assign(std::string(kStepped) + name.substr(kParam.size()), tapped);
+  return loaded;
 }
 
 bool is_stepped(const RankTrace& rank) {
@@ -151,9 +195,14 @@ void take_parameters(const RankTrace& before, RankTrace& rank) {
 
 base::Result<std::vector<Trace>> read_trace(const std::filesystem::path& trace_dir, const TraceExtent& extent) {
   std::vector<Trace> batches(static_cast<std::size_t>(extent.num_batches));
-  for (model::Dim b = 0; b < extent.num_batches; ++b)
+  if (extent.first_batch > 0) {
+    auto loaded = read_phase(trace_dir, kLoad, extent.num_ranks);
+    if (!loaded) return loaded.error();
+    batches[static_cast<std::size_t>(extent.first_batch - 1)] = stepped(*std::move(loaded));
+  }
+  for (model::Dim b = extent.first_batch; b < extent.num_batches; ++b)
     for (model::Dim r = 0; r < extent.num_ranks; ++r) {
-      auto rank = read_rank(trace_dir, extent.phases, r, b);
+      auto rank = read_rank(trace_dir, extent, r, b);
       if (!rank) return rank.error();
       if (b > 0) take_parameters(batches[static_cast<std::size_t>(b - 1)].ranks[static_cast<std::size_t>(r)], *rank);
       batches[static_cast<std::size_t>(b)].ranks.push_back(*std::move(rank));

@@ -58,21 +58,32 @@ struct Trace {
   std::vector<RankTrace> ranks;  // by rank, phases merged
 };
 
-// "forward", and from the second batch on "forward.1"; "load" and the first step alike without a number.
+// "forward", and from the second batch on "forward.1"; "load" and the first step alike without a number. A save is named by the number
+// of batches before it: "save", "save.2".
 std::string phase_folder(std::string_view phase, model::Dim batch);
+
+// One phase alone. Errors: kDamaged with the file.
+base::Result<Trace> read_phase(const std::filesystem::path& trace_dir, std::string_view phase_folder, model::Dim num_ranks);
 
 // Writes one phase of one rank; called by subjects.
 base::Status write_rank_phase(const std::filesystem::path& trace_dir, std::string_view phase_folder, const RankTrace& rank,
                               const std::map<std::string, model::Dim>& coordinate);
 
+// TRACE for the first life of a case, TRACE/life<i> for those that follow.
+std::filesystem::path life_folder(const std::filesystem::path& trace_dir, std::size_t life);
+// Below it: the folder in which each save of that life has its own.
+std::filesystem::path saves_folder(const std::filesystem::path& life_folder);
+
 struct TraceExtent {
   std::vector<std::string> phases;
   model::Dim num_ranks = 1;
   model::Dim num_batches = 1;
+  model::Dim first_batch = 0;   // of a life that was resumed
 };
 
 // Reads what is there; an absent file leaves that rank without those taps. One Trace a batch: param/* of a batch that follows a
-// step is that step's optim/param/*.
+// step is that step's optim/param/*. Of the batches before first_batch the last shows what the load brought, as a step would have left
+// it, and the others show nothing.
 // Errors: kDamaged with the file.
 base::Result<std::vector<Trace>> read_trace(const std::filesystem::path& trace_dir, const TraceExtent& extent);
 

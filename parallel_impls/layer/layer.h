@@ -32,11 +32,25 @@ struct LayerContext {
   Seams seams;
 };
 
+// What a layer is loaded from.
+struct Origin {
+  std::filesystem::path folder;
+  bool is_resumed = false;   // a save of the case, in its format; else the checkpoint that the case begins with
+};
+
+// Called where a save may be broken off; may never return. Empty: nobody wants to know.
+using SavePoint = std::function<void(cases::CrashPoint)>;
+
 class Layer {
  public:
   virtual ~Layer() = default;
-  // Ranks: every rank of the mesh. Taps param/*.
-  virtual void load(const std::filesystem::path& checkpoint, Tapper& tapper) = 0;
+  // Ranks: every rank of the mesh. Taps param/*, and optim/* and state/* of a training that goes on.
+  virtual void load(const Origin& origin, Tapper& tapper) = 0;
+  // After load or step: writes what the ranks hold to `folder`, complete or not at all.
+  // Ranks: every rank of the mesh. Errors: FileFailure.
+  virtual void save(const std::filesystem::path& folder, const SavePoint& reached) = 0;
+  // The number of the batch that the next forward is given: where the data goes on.
+  virtual model::Dim next_batch() const = 0;
   // x_TD: tokens of the rank's token shard. Ranks: every rank of the mesh, also with T == 0.
   virtual void forward(const at::Tensor& x_TD, Tapper& tapper) = 0;
   // After forward, of a case whose phases have a backward. grad_y_TD: the loss's gradient of the output. Taps grad/*.

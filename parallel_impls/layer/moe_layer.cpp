@@ -6,10 +6,12 @@
 
 #include "harness/trace/layout.h"
 #include "parallel_impls/experts/recompute.h"
+#include "parallel_impls/layer/progress.h"
 #include "parallel_impls/layer/router.h"
 #include "parallel_impls/layer/supported.h"
-#include "parallel_impls/loaders/hf_loader.h"
+#include "parallel_impls/loaders/loader.h"
 #include "parallel_impls/optim/training.h"
+#include "parallel_impls/savers/saver.h"
 
 namespace moecheck::parallel_impls {
 namespace {
@@ -31,12 +33,28 @@ class MoeLayer final : public Layer {
 
   std::string experts_backend() const override { return backend_->name; }
   at::Device device() const override { return context_.device; }
-  const std::vector<trace::PlanEntry>& plan() const override { return loaded_.plan; }
+  const std::vector<trace::PlanEntry>& plan() const override { return sharding_.plan; }
 
-  void load(const std::filesystem::path& checkpoint, Tapper& tapper) override {
-    loaded_ = load_hf_checkpoint(checkpoint, plan_, context_, tapper);
-    if (context_.one.has_phase("step")) training_ = std::make_unique<Training>(context_, loaded_);
+  void load(const Origin& origin, Tapper& tapper) override {
+    sharding_ = shard_parameters(plan_, context_);
+    const bool is_training_resumed = origin.is_resumed && context_.one.checkpointing.save == cases::SaveFormat::kSharded;
+    const auto source = is_training_resumed ? open_sharded_source(origin.folder, context_) : open_hf_source(origin.folder, problem_);
+    load_parameters(*source);
+    if (context_.one.has_phase("step")) training_ = std::make_unique<Training>(context_, params_, sharding_);
+    for (const PlacedTensor& one : placed_parameters()) tapper.tap_placed(one.name, one.tensor, one.cuts, one.global_shape);
+    if (training_ == nullptr) return;
+    if (is_training_resumed) return restore(*source, tapper);
+    for (const PlacedTensor& one : training_state()) tapper.tap_placed(one.name, one.tensor, one.cuts, one.global_shape);
   }
+
+  void save(const std::filesystem::path& folder, const SavePoint& reached) override {
+    std::vector<PlacedTensor> state = placed_parameters();
+    if (context_.one.checkpointing.save == cases::SaveFormat::kHuggingFace) return save_huggingface(state, folder, context_, reached);
+    if (training_ != nullptr) std::ranges::move(training_state(), std::back_inserter(state));
+    save_sharded(state, folder, context_, reached);
+  }
+
+  Dim next_batch() const override { return progress_.batches(); }
 
   void forward(const at::Tensor& x_TD, Tapper& tapper) override {
     tapper.tap("input/x_TD", x_TD);
@@ -46,8 +64,8 @@ class MoeLayer final : public Layer {
     kept_.x_TD = x_TD.detach().set_requires_grad(has_backward());
     const LayerParams params = gathered_parameters();
     kept_.router = route(kept_.x_TD, params.router_ED, problem_.model, context_.seams, tapper);
-    const DispatchedTokens sent = dispatcher_->dispatch(kept_.x_TD, kept_.router.slots, loaded_.experts, tapper);
-    kept_.experts = experts_of({sent.x_TD, sent.slots, loaded_.experts, params.gate_up_EGD, params.down_EDF, sent.scores});
+    const DispatchedTokens sent = dispatcher_->dispatch(kept_.x_TD, kept_.router.slots, sharding_.experts, tapper);
+    kept_.experts = experts_of({sent.x_TD, sent.slots, sharding_.experts, params.gate_up_EGD, params.down_EDF, sent.scores});
     tap_experts(kept_.experts, tapper);
     if (has_backward()) {
       retain_gradients(kept_.experts);
@@ -56,13 +74,14 @@ class MoeLayer final : public Layer {
     }
     kept_.y_TD = dispatcher_->combine(kept_.experts.partial_TD, tapper);
     tapper.tap("output/y_TD", kept_.y_TD);
+    progress_.take_batch(kept_.router.slots.ids_TK);
   }
 
   void backward(const at::Tensor& grad_y_TD, Tapper& tapper) override {
     tapper.tap("grad/y_TD", grad_y_TD);
     kept_.y_TD.backward(grad_y_TD);
     LayerParams gradients;
-    for (const ParamInfo& param : kTrainable) gradients.*param.member = gradient_of(loaded_.params.*param.member);
+    for (const ParamInfo& param : kTrainable) gradients.*param.member = gradient_of(params_.*param.member);
     context_.seams.sync_gradients(gradients, *context_.comm, gradient_dims());
     tap_row_gradients(tapper);
     tapper.tap("grad/scores_TK", gradient_of(kept_.router.slots.scores_TK));
@@ -73,30 +92,73 @@ class MoeLayer final : public Layer {
     if (training_ != nullptr) training_->accumulate(gradients);
   }
 
-  void step(Tapper& tapper) override { training_->step(loaded_.params, tapper); }
+  void step(Tapper& tapper) override {
+    training_->step(params_, progress_.learning_rate(), tapper);
+    progress_.end_step(*context_.comm);
+    for (const PlacedTensor& one : progress_.state()) tapper.tap_placed(one.name, one.tensor, one.cuts, one.global_shape);
+  }
 
   std::vector<DeclaredCollective> declared(std::string_view phase) const override {
-    if (phase == "load") return {};
-    if (phase == "step") return training_->declared();
+    if (phase == "load") return declared_of_fill(filled_, context_.one);
+    if (phase == "step") return declared_of_step();
+    if (phase == "save") return declared_of_save(placed_parameters(), context_.one);
     std::vector<DeclaredCollective> all = dispatcher_->declared(phase);
     for (const ParamInfo& param : kTrainable) declare_parameter(param, phase, all);
     return all;
   }
 
  private:
+  // Onto blank tensors: what stays blank was never loaded.
+  void load_parameters(const Source& source) {
+    std::vector<PlacedTensor> blanks;
+    for (const ParamInfo& param : kAllParams) blanks.push_back(blank_parameter(param, sharding_, context_));
+    fill(blanks, source, context_);
+    filled_ = blanks;
+    for (std::size_t p = 0; p < kAllParams.size(); ++p) params_.*kAllParams[p].member = blanks[p].tensor;
+    context_.seams.after_load(params_, *context_.comm);
+  }
+
+  void restore(const Source& source, Tapper& tapper) {
+    const auto is_brought = [&](std::string_view name) { return source.has(name) && context_.seams.is_restored(name); };
+    std::vector<PlacedTensor> blanks = training_->blank_state(is_brought);
+    for (PlacedTensor& one : progress_.state())
+      if (is_brought(one.name)) blanks.push_back(std::move(one));
+    fill(blanks, source, context_);
+    training_->finish_restoring();
+    filled_.insert(filled_.end(), blanks.begin(), blanks.end());
+    for (const PlacedTensor& one : blanks) tapper.tap_placed(one.name, one.tensor, one.cuts, one.global_shape);
+  }
+
+  std::vector<PlacedTensor> placed_parameters() const {
+    std::vector<PlacedTensor> placed;
+    for (const ParamInfo& param : kAllParams)
+      placed.push_back({tap_of("param", param), (params_.*param.member).detach(), sharding_.kept.find(param.name)->second, cuts_of(param),
+                        trace::global_param_shape(problem_.model, tap_of("param", param))});
+    return placed;
+  }
+
+  std::vector<PlacedTensor> training_state() const {
+    std::vector<PlacedTensor> state = training_->state();
+    std::ranges::move(progress_.state(), std::back_inserter(state));
+    return state;
+  }
+
+  std::vector<DeclaredCollective> declared_of_step() const {
+    std::vector<DeclaredCollective> all = training_->declared();
+    std::ranges::move(progress_.declared(), std::back_inserter(all));
+    return all;
+  }
+
   bool has_backward() const { return context_.one.has_phase("backward"); }
 
-  std::vector<Cut> cuts_of(const ParamInfo& param) const {
-    const auto cuts = loaded_.cuts.find(param.name);
-    return cuts == loaded_.cuts.end() ? std::vector<Cut>{} : cuts->second;
-  }
+  std::vector<Cut> cuts_of(const ParamInfo& param) const { return parallel_impls::cuts_of(sharding_.cuts, param.name); }
 
   // As gradient buffers have it: zeros where no gradient arrived.
   static at::Tensor gradient_of(const at::Tensor& tensor) { return tensor.grad().defined() ? tensor.grad() : at::zeros_like(tensor); }
 
   // New leaves for each batch, so that a batch's gradients are its own.
   void make_leaves() {
-    for (const ParamInfo& param : kTrainable) (loaded_.params.*param.member) = (loaded_.params.*param.member).detach().set_requires_grad(true);
+    for (const ParamInfo& param : kTrainable) (params_.*param.member) = (params_.*param.member).detach().set_requires_grad(true);
   }
 
   Rows shard_rows(const Cut& cut, Dim size) const {
@@ -107,12 +169,12 @@ class MoeLayer final : public Layer {
   }
 
   LayerParams gathered_parameters() const {
-    LayerParams whole = loaded_.params;
+    LayerParams whole = params_;
     for (const ParamInfo& param : kTrainable)
       for (const Cut& cut : cuts_of(param))
         if (is_gathered_on_use(cut)) {
           const base::Shape global = trace::global_param_shape(problem_.model, tap_of("param", param));
-          whole.*param.member = context_.seams.gather_parameter(loaded_.params.*param.member, cut.placement.dim,
+          whole.*param.member = context_.seams.gather_parameter(params_.*param.member, cut.placement.dim,
                                                                 shard_rows(cut, global[static_cast<std::size_t>(cut.placement.dim)]),
                                                                 {context_.comm, cut.mesh_dim, tap_of("param", param), tap_of("grad", param)});
         }
@@ -137,7 +199,7 @@ class MoeLayer final : public Layer {
     return dims;
   }
 
-  Dim elements(const ParamInfo& param) const { return (loaded_.params.*param.member).numel(); }
+  Dim elements(const ParamInfo& param) const { return (params_.*param.member).numel(); }
 
   void declare_parameter(const ParamInfo& param, std::string_view phase, std::vector<DeclaredCollective>& all) const {
     const auto item = static_cast<Dim>(base::itemsize(problem_.dtype));
@@ -173,8 +235,8 @@ class MoeLayer final : public Layer {
     const at::Tensor expert_R = out.rows_R3.select(1, 2);
     const Dim rows = out.rows_R3.size(0);
     const RowCuts cuts = row_cuts();
-    tapper.tap("dispatch/counts_e", at::bincount(expert_R.masked_select(expert_R >= 0), {}, loaded_.experts.count));
-    tapper.tap("dispatch/rows_R3", dispatcher_->global_keys(out.rows_R3, loaded_.experts));
+    tapper.tap("dispatch/counts_e", at::bincount(expert_R.masked_select(expert_R >= 0), {}, sharding_.experts.count));
+    tapper.tap("dispatch/rows_R3", dispatcher_->global_keys(out.rows_R3, sharding_.experts));
     tapper.tap("experts/in_RD", at::cat(out.in_RD));
     tapper.tap_placed("experts/gate_up_RG", at::cat(out.gate_up_RG), cuts.packed, {rows, spec.gate_up_rows()});
     tapper.tap_placed("experts/act_RF", at::cat(out.act_RF), cuts.hidden, {rows, spec.d_ff});
@@ -201,7 +263,7 @@ class MoeLayer final : public Layer {
   }
 
   // Of the last forward, for its backward.
-  struct Kept {
+  struct Forwarded {
     at::Tensor x_TD;
     RouterOutput router;
     ExpertsOutput experts;
@@ -213,8 +275,11 @@ class MoeLayer final : public Layer {
   const Plan& plan_;
   std::unique_ptr<TokenDispatcher> dispatcher_;
   const ExpertsBackend* backend_ = nullptr;
-  LoadedLayer loaded_;
-  Kept kept_;
+  Sharding sharding_;
+  LayerParams params_;
+  Progress progress_{context_};
+  std::vector<PlacedTensor> filled_;   // by the load
+  Forwarded kept_;
   std::shared_ptr<ExpertsOutput> recomputed_;
   std::unique_ptr<Training> training_;
 };

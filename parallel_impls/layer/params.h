@@ -34,20 +34,27 @@ inline constexpr std::array<ParamInfo, 3> kTrainable = {ParamInfo{kRouter, "rout
                                                         ParamInfo{kGateUp, "experts/gate_up_EGD", &LayerParams::gate_up_EGD, 3},
                                                         ParamInfo{kDown, "experts/down_EDF", &LayerParams::down_EDF, 3}};
 
+inline constexpr std::array<ParamInfo, 4> kAllParams = {kAttentionParam, kTrainable[0], kTrainable[1], kTrainable[2]};
+
 inline std::string tap_of(std::string_view prefix, const ParamInfo& param) { return std::string(prefix) + "/" + std::string(param.tap); }
 
 using ParamCuts = std::map<std::string, std::vector<model::Cut>, std::less<>>;   // by name
 
+inline std::vector<model::Cut> cuts_of(const ParamCuts& cuts, std::string_view parameter) {
+  const auto found = cuts.find(parameter);
+  return found == cuts.end() ? std::vector<model::Cut>{} : found->second;
+}
+
+// The mesh dimensions that a tensor is cut over, as a Communicator takes them: "ep,tp".
+inline std::string dims_of(const std::vector<model::Cut>& cuts) {
+  std::string dims;
+  for (const model::Cut& cut : cuts) dims += (dims.empty() ? "" : ",") + cut.mesh_dim;
+  return dims;
+}
+
 struct LocalExperts {
   model::Dim first = 0;   // global id of local expert 0
   model::Dim count = 0;   // e
-};
-
-struct LoadedLayer {
-  LayerParams params;
-  LocalExperts experts;
-  ParamCuts cuts;                       // by the styles that were applied
-  std::vector<trace::PlanEntry> plan;   // as it was applied
 };
 
 }  // namespace moecheck::parallel_impls

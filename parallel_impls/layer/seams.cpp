@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "parallel_impls/loaders/sound_checkpoint_seams.h"
+
 namespace moecheck::parallel_impls {
 namespace {
 
@@ -60,11 +62,7 @@ void fill_forward(Seams& seams) {
 void fill_training(Seams& seams) {
   seams.sync_gradients = sum_over_token_shards;
   seams.is_owned = [](std::string_view) { return true; };
-  seams.norm_dims = [](std::string_view, const std::vector<model::Cut>& cuts) {
-    std::string dims;
-    for (const model::Cut& cut : cuts) dims += (dims.empty() ? "" : ",") + cut.mesh_dim;
-    return dims;
-  };
+  seams.norm_dims = [](std::string_view, const std::vector<model::Cut>& cuts) { return dims_of(cuts); };
   seams.after_step = [](LayerParams&, Communicator&) {};
 }
 
@@ -96,6 +94,7 @@ ScoreRule no_scores() {
 Seams sound_seams() {
   Seams seams;
   fill_loading(seams);
+  fill_checkpointing(seams);
   fill_forward(seams);
   fill_training(seams);
   return seams;

@@ -12,8 +12,10 @@
 #include <ATen/ATen.h>
 
 #include "harness/cases/case.h"
+#include "harness/checkpoint/format.h"
 #include "parallel_impls/comm/autograd_collectives.h"
 #include "parallel_impls/layer/params.h"
+#include "parallel_impls/layer/state.h"
 #include "parallel_impls/layer/tapper.h"
 
 namespace moecheck::parallel_impls {
@@ -24,9 +26,6 @@ struct ShardContext {
   model::Dim size = 1;
   model::Dim local_rank = 0;   // LOCAL_RANK: the device index where there are devices
 };
-
-// Contiguous pieces (first, count) of one dimension, in local order.
-using Ranges = std::vector<std::pair<model::Dim, model::Dim>>;
 
 // Scores and ids as the local experts are given them; global ids in, local ids out.
 struct RoutedSlots {
@@ -83,6 +82,20 @@ struct Seams {
   std::function<Ranges(model::Dim packed_rows, const ShardContext&)> packed_rows;
   // After the local shards are in place.
   std::function<void(LayerParams&, Communicator&)> after_load;
+
+  // Checkpoints.
+  // Whether ranks hold different parts of a tensor that is "full" to them: then no rank's copy is everyone's.
+  std::function<bool(const PlacedTensor&)> is_rank_unique;
+  // Whether a load fills it: a tensor of the optimizer or of the training's progress.
+  std::function<bool(std::string_view tensor)> is_restored;
+  // What of the checkpoint goes into a tensor: its name there, and the global indices.
+  std::function<std::pair<std::string, Kept>(const PlacedTensor&)> stored_as;
+  // The shards of a stored tensor that a rank reads, of those that have what it keeps.
+  std::function<std::vector<checkpoint::Shard>(const checkpoint::ShardedTensor&, model::Dim rank)> shards_to_read;
+  // What a rank hands to the saver.
+  std::function<std::vector<PlacedTensor>(std::vector<PlacedTensor>)> saved_state;
+  // The global tensor of which every rank has a part.
+  std::function<at::Tensor(const PlacedTensor&, Communicator&)> gather_whole;
 
   // Forward.
   // A parameter that fsdp shards, whole for the forward; its gradient is reduce-scattered. rows: of each rank's shard along dim.

@@ -58,12 +58,18 @@ Reply handle(Session& session, const Json& request) {
   const auto op = request.at("op").get<std::string>();
   if (op == "open") {
     auto open = moecheck::subject::open_request_from_json(request);
-    if (!open) return {false, "unsupported", "this rank does not understand the case: " + open.error().text(), "", "", ""};
+    if (!open) return {false, "unsupported", "this rank does not understand the case: " + open.error().text(), "", "", "", {}};
     return session.open(*open);
   }
   if (op == "close") {
     session.close();
-    return {true, "", "", "", "", ""};
+    return {true, "", "", "", "", "", {}};
+  }
+  if (op == "load") return session.load(request.value("resume", ""));
+  if (op == "save") {
+    const auto hold_at = moecheck::cases::find_crash_point(request.value("hold_at", "none"));
+    if (!hold_at) return {false, "unsupported", "this rank knows no such point of a save", "", "", "", {}};
+    return session.save(request.at("folder").get<std::string>(), request.value("batch", moecheck::model::Dim{0}), *hold_at);
   }
   return session.run_phase(op, request.value("batch", moecheck::model::Dim{0}));
 }
@@ -73,17 +79,17 @@ Reply answer(Session& session, const Json& request) {
   try {
     return handle(session, request);
   } catch (const moecheck::parallel_impls::Unsupported& e) {
-    return {false, "unsupported", e.what(), "", "", ""};
+    return {false, "unsupported", e.what(), "", "", "", {}};
   } catch (const moecheck::parallel_impls::FileFailure& e) {
-    return {false, "io", e.what(), "", "", ""};
+    return {false, "io", e.what(), "", "", "", {}};
   } catch (const c10::OutOfMemoryError& e) {
-    return {false, "oom", e.what_without_backtrace(), e.what(), "", ""};
+    return {false, "oom", e.what_without_backtrace(), e.what(), "", "", {}};
   } catch (const c10::Error& e) {
-    return {false, "error", e.what_without_backtrace(), e.what(), "", ""};
+    return {false, "error", e.what_without_backtrace(), e.what(), "", "", {}};
   } catch (const std::bad_alloc& e) {
-    return {false, "oom", e.what(), "", "", ""};
+    return {false, "oom", e.what(), "", "", "", {}};
   } catch (const std::exception& e) {
-    return {false, "error", e.what(), "", "", ""};
+    return {false, "error", e.what(), "", "", "", {}};
   }
 }
 
@@ -92,7 +98,12 @@ int serve(const std::string& socket_path) {
   const long local_rank = environment_number("LOCAL_RANK");
   moecheck::parallel_impls::LineSocket socket(socket_path);
   const Recording recording = is_set(kNoTraceVariable) ? Recording::kOff : Recording::kOn;
-  Session session(rank, local_rank, recording, [&](const moecheck::subject::CollectiveEvent& event) { socket.write(to_json(event)); });
+  Session session(rank, local_rank, recording,
+                  {[&](const moecheck::subject::CollectiveEvent& event) { socket.write(to_json(event)); },
+                   [&](moecheck::cases::CrashPoint point) {
+                     socket.write({{"event", "at"}, {"point", moecheck::cases::crash_point_name(point)}});
+                     while (true) ::pause();   // the driver kills it here
+                   }});
   socket.write({{"event", "hello"}, {"protocol", moecheck::subject::kProtocol}, {"rank", rank}, {"pid", ::getpid()}});
   while (auto line = socket.read_line()) {
     auto request = moecheck::base::parse_json(*line, "request");

@@ -12,6 +12,13 @@ namespace {
 // As torch.nn.utils.clip_grad_norm_ has it.
 constexpr double kClipEps = 1e-6;
 
+constexpr std::string_view kSteps = "optim/steps_3";
+
+PlacedTensor of_steps(const at::Tensor& steps_3) {
+  const base::Shape shape(steps_3.sizes().begin(), steps_3.sizes().end());
+  return {std::string(kSteps), steps_3, keep_all(shape), {}, shape};
+}
+
 std::unique_ptr<torch::optim::Optimizer> make_optimizer(const cases::Training& training, std::vector<at::Tensor> owned) {
   if (training.optimizer == cases::OptimizerKind::kAdamW) {
     return std::make_unique<torch::optim::AdamW>(
@@ -26,10 +33,10 @@ std::unique_ptr<torch::optim::Optimizer> make_optimizer(const cases::Training& t
 
 }  // namespace
 
-Training::Training(LayerContext context, const LoadedLayer& loaded) : context_(std::move(context)), cuts_(loaded.cuts) {
+Training::Training(LayerContext context, const LayerParams& params, Sharding sharding) : context_(std::move(context)), sharding_(std::move(sharding)) {
   std::vector<at::Tensor> owned;
   for (const ParamInfo& param : kTrainable) {
-    masters_.*param.member = (loaded.params.*param.member).detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).set_requires_grad(true);
+    masters_.*param.member = (params.*param.member).detach().to(at::kFloat, /*non_blocking=*/false, /*copy=*/true).set_requires_grad(true);
     gradients_.*param.member = at::zeros_like(masters_.*param.member);
     if (context_.seams.is_owned(param.name)) owned.push_back(masters_.*param.member);
   }
@@ -47,15 +54,19 @@ at::Tensor Training::global_norm() const {
   at::Tensor sum = at::zeros({1}, gradients_.router_ED.options());
   for (const ParamInfo& param : kTrainable) {
     at::Tensor squares = (gradients_.*param.member).square().sum().reshape({1});
-    const auto cuts = cuts_.find(param.name);
-    const std::string dims = context_.seams.norm_dims(param.name, cuts == cuts_.end() ? std::vector<model::Cut>{} : cuts->second);
+    const std::string dims = context_.seams.norm_dims(param.name, cuts_of(sharding_.cuts, param.name));
     context_.comm->all_reduce_sum(squares, dims, "optim/norm_1");
     sum += squares;
   }
   return sum.sqrt();
 }
 
-void Training::step(LayerParams& params, Tapper& tapper) {
+void Training::set_learning_rate(double rate) {
+  for (torch::optim::OptimizerParamGroup& group : optimizer_->param_groups()) group.options().set_lr(rate);
+}
+
+void Training::step(LayerParams& params, double learning_rate, Tapper& tapper) {
+  set_learning_rate(learning_rate);
   tap("optim/grad", gradients_, tapper);
   const at::Tensor norm = global_norm();
   const double limit = context_.one.training.clip_norm;
@@ -73,52 +84,97 @@ void Training::step(LayerParams& params, Tapper& tapper) {
       (gradients_.*param.member).zero_();
     }
   }
-  tap_state(tapper);
-  tap("optim/master", masters_, tapper);
+  for (const PlacedTensor& one : state()) tapper.tap_placed(one.name, one.tensor, one.cuts, one.global_shape);
   tap("optim/param", params, tapper);
+}
+
+PlacedTensor Training::placed(std::string_view prefix, const ParamInfo& param, const at::Tensor& tensor) const {
+  return {tap_of(prefix, param), tensor, sharding_.kept.find(param.name)->second, cuts_of(sharding_.cuts, param.name),
+          trace::global_param_shape(context_.one.problem.model, tap_of("param", param))};
 }
 
 void Training::tap(std::string_view prefix, const LayerParams& tensors, Tapper& tapper) const {
   for (const ParamInfo& param : kTrainable) {
-    const auto cuts = cuts_.find(param.name);
-    tapper.tap_placed(tap_of(prefix, param), tensors.*param.member, cuts == cuts_.end() ? std::vector<model::Cut>{} : cuts->second,
-                      trace::global_param_shape(context_.one.problem.model, tap_of("param", param)));
+    const PlacedTensor one = placed(prefix, param, tensors.*param.member);
+    tapper.tap_placed(one.name, one.tensor, one.cuts, one.global_shape);
   }
 }
 
-// A parameter without state is not tapped: nobody steps it.
-void Training::tap_state(Tapper& tapper) const {
+// A parameter without state has none to show: nobody steps it.
+void Training::add_moments(const ParamInfo& param, std::vector<PlacedTensor>& state) const {
+  const auto found = optimizer_->state().find((masters_.*param.member).unsafeGetTensorImpl());
+  if (found == optimizer_->state().end()) return;
+  if (is_adamw()) {
+    const auto& moments = static_cast<const torch::optim::AdamWParamState&>(*found->second);
+    state.push_back(placed("optim/m", param, moments.exp_avg()));
+    state.push_back(placed("optim/v", param, moments.exp_avg_sq()));
+  } else {
+    const auto& buffer = static_cast<const torch::optim::SGDParamState&>(*found->second).momentum_buffer();
+    if (buffer.defined()) state.push_back(placed("optim/m", param, buffer));
+  }
+}
+
+std::vector<PlacedTensor> Training::state() const {
+  std::vector<PlacedTensor> state;
   std::vector<std::int64_t> steps;
   for (const ParamInfo& param : kTrainable) {
-    const auto& states = optimizer_->state();
-    const auto state = states.find((masters_.*param.member).unsafeGetTensorImpl());
-    if (state == states.end()) continue;
-    const auto cuts = cuts_.find(param.name);
-    const auto tap_one = [&](std::string_view prefix, const at::Tensor& tensor) {
-      tapper.tap_placed(tap_of(prefix, param), tensor, cuts == cuts_.end() ? std::vector<model::Cut>{} : cuts->second,
-                        trace::global_param_shape(context_.one.problem.model, tap_of("param", param)));
-    };
-    if (is_adamw()) {
-      const auto& moments = static_cast<const torch::optim::AdamWParamState&>(*state->second);
-      tap_one("optim/m", moments.exp_avg());
-      tap_one("optim/v", moments.exp_avg_sq());
-      steps.push_back(moments.step());
-    } else {
-      const auto& buffer = static_cast<const torch::optim::SGDParamState&>(*state->second).momentum_buffer();
-      if (buffer.defined()) tap_one("optim/m", buffer);
-    }
+    state.push_back(placed("optim/master", param, (masters_.*param.member).detach()));
+    add_moments(param, state);
+    const auto found = optimizer_->state().find((masters_.*param.member).unsafeGetTensorImpl());
+    if (is_adamw() && found != optimizer_->state().end()) steps.push_back(static_cast<const torch::optim::AdamWParamState&>(*found->second).step());
   }
-  if (is_adamw()) tapper.tap("optim/steps_3", at::tensor(steps, at::kLong));
+  if (!steps.empty()) state.push_back(of_steps(at::tensor(steps, at::kLong)));
+  return state;
+}
+
+// A fresh optimizer has no moments: what a load is to fill has to be made first.
+void Training::make_moments(const ParamInfo& param, const std::function<bool(std::string_view name)>& has) {
+  const at::Tensor& master = masters_.*param.member;
+  const auto like_master = [&] { return blank(base::Shape(master.sizes().begin(), master.sizes().end()), at::kFloat, master.device()); };
+  if (!has(tap_of("optim/m", param)) || !context_.seams.is_owned(param.name)) return;
+  if (is_adamw()) {
+    auto moments = std::make_unique<torch::optim::AdamWParamState>();
+    moments->exp_avg(like_master());
+    moments->exp_avg_sq(like_master());
+    moments->step(0);
+    optimizer_->state()[master.unsafeGetTensorImpl()] = std::move(moments);
+  } else {
+    auto buffer = std::make_unique<torch::optim::SGDParamState>();
+    buffer->momentum_buffer(like_master());
+    optimizer_->state()[master.unsafeGetTensorImpl()] = std::move(buffer);
+  }
+}
+
+std::vector<PlacedTensor> Training::blank_state(const std::function<bool(std::string_view name)>& has) {
+  const c10::AutoGradMode off(false);
+  std::vector<PlacedTensor> state;
+  for (const ParamInfo& param : kTrainable) {
+    if (has(tap_of("optim/master", param))) {
+      state.push_back(placed("optim/master", param, (masters_.*param.member).detach()));
+      state.back().tensor.fill_(std::numeric_limits<float>::quiet_NaN());
+    }
+    make_moments(param, has);
+    add_moments(param, state);
+  }
+  if (has(kSteps)) {
+    restored_steps_3_ = blank({static_cast<model::Dim>(kTrainable.size())}, at::kLong, at::kCPU);
+    state.push_back(of_steps(restored_steps_3_));
+  }
+  return state;
+}
+
+void Training::finish_restoring() {
+  for (std::size_t p = 0; restored_steps_3_.defined() && p < kTrainable.size(); ++p) {
+    const auto found = optimizer_->state().find((masters_.*kTrainable[p].member).unsafeGetTensorImpl());
+    if (found != optimizer_->state().end()) static_cast<torch::optim::AdamWParamState&>(*found->second).step(restored_steps_3_[static_cast<std::int64_t>(p)].item<std::int64_t>());
+  }
 }
 
 std::vector<trace::DeclaredCollective> Training::declared() const {
   std::vector<trace::DeclaredCollective> all;
   constexpr model::Dim kBytes = 4;
   for (const ParamInfo& param : kTrainable) {
-    std::string dims;
-    if (const auto cuts = cuts_.find(param.name); cuts != cuts_.end())
-      for (const model::Cut& cut : cuts->second) dims += (dims.empty() ? "" : ",") + cut.mesh_dim;
-    const std::string group = group_name(context_.comm->mesh(), dims);
+    const std::string group = group_name(context_.comm->mesh(), dims_of(cuts_of(sharding_.cuts, param.name)));
     if (group.empty()) continue;
     const auto same = std::ranges::find(all, group, &trace::DeclaredCollective::group);
     if (same == all.end()) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "harness/base/files.h"
+#include "harness/checkpoint/commit.h"
 #include "harness/inputs/generator.h"
 #include "harness/trace/tap_points.h"
 #include "parallel_impls/faults/fault.h"
@@ -50,15 +51,15 @@ subject::Capabilities describe() {
 #ifdef MOECHECK_CUDA
   c.devices.emplace_back("cuda");
 #endif
-  c.phases = {"load", "forward", "backward", "step"};
+  c.phases = {"load", "forward", "backward", "step", "save"};
   for (const trace::TapPoint& tap : trace::tap_points()) c.taps.emplace_back(tap.name);
   c.weight_layouts = {"huggingface"};
   for (const Fault& fault : faults()) c.faults.push_back(fault.info);
   return c;
 }
 
-Session::Session(model::Dim rank, model::Dim local_rank, Recording recording, CollectiveObserver observer)
-    : rank_(rank), local_rank_(local_rank), observer_(std::move(observer)), tapper_(recording) {}
+Session::Session(model::Dim rank, model::Dim local_rank, Recording recording, Observers observers)
+    : rank_(rank), local_rank_(local_rank), observers_(std::move(observers)), tapper_(recording) {}
 
 subject::Reply Session::open(const subject::OpenRequest& request) {
   close();
@@ -74,26 +75,51 @@ subject::Reply Session::open(const subject::OpenRequest& request) {
   return reply();
 }
 
-subject::Reply Session::run_phase(const std::string& phase, model::Dim batch) {
+subject::Reply Session::record(const std::string& phase, model::Dim batch, const std::function<void()>& work) {
   if (layer_ == nullptr) throw std::runtime_error(fmt::format("'{}' before 'open'", phase));
   try {
-    compute(phase, batch);
+    work();
   } catch (const std::exception&) {
-    write_phase(phase, batch, true);  // what was seen up to the exception helps to find its cause
+    write_phase(phase, batch, true);
     throw;
   }
   write_phase(phase, batch, false);
   return reply();
 }
 
-void Session::compute(const std::string& phase, model::Dim batch) {
+subject::Reply Session::run_phase(const std::string& phase, model::Dim batch) {
+  return record(phase, batch, [&] { compute(phase); });
+}
+
+Origin Session::origin_of(const std::filesystem::path& resume) {
+  if (resume.empty()) return {request_->checkpoint, false};
+  auto newest = checkpoint::latest_save(resume);
+  if (!newest) throw FileFailure("checkpoint " + newest.error().text());
+  steps_ = newest->steps;
+  return {newest->folder, true};
+}
+
+subject::Reply Session::load(const std::filesystem::path& resume) {
+  steps_.reset();
+  subject::Reply loaded = record("load", 0, [&] { layer_->load(origin_of(resume), tapper_); });
+  loaded.steps = steps_;
+  return loaded;
+}
+
+subject::Reply Session::save(const std::filesystem::path& folder, model::Dim batches, cases::CrashPoint hold_at) {
+  const SavePoint held = [&](cases::CrashPoint point) {
+    if (point == hold_at) observers_.hold(point);
+  };
+  return record("save", batches, [&] { layer_->save(folder, hold_at == cases::CrashPoint::kNone ? SavePoint{} : held); });
+}
+
+void Session::compute(const std::string& phase) {
   const inputs::Generator generator(request_->one.problem);
-  if (phase == "load") {
-    layer_->load(request_->checkpoint, tapper_);
-  } else if (phase == "forward") {
-    layer_->forward(to_torch(generator.tokens_TD(rank_, batch)).to(layer_->device()), tapper_);
+  if (phase == "forward") {
+    batch_ = layer_->next_batch();
+    layer_->forward(to_torch(generator.tokens_TD(rank_, batch_)).to(layer_->device()), tapper_);
   } else if (phase == "backward") {
-    layer_->backward(to_torch(generator.output_grad_TD(rank_, batch)).to(layer_->device()), tapper_);
+    layer_->backward(to_torch(generator.output_grad_TD(rank_, batch_)).to(layer_->device()), tapper_);
   } else if (phase == "step") {
     layer_->step(tapper_);
   } else {
@@ -113,7 +139,7 @@ std::shared_ptr<Communicator> Session::communicator(const subject::OpenRequest& 
   if (comm == nullptr) {
     const auto folder = request.rendezvous / (request.one.device + "," + request.one.problem.mesh.text());
     if (auto made = base::make_folders(folder); !made) throw std::runtime_error(made.error().text());
-    comm = make_communicator(request.one, rank_, folder, observer_);
+    comm = make_communicator(request.one, rank_, folder, observers_.collective);
   }
   return comm;
 }
@@ -136,6 +162,6 @@ void Session::write_phase(const std::string& phase, model::Dim batch, bool is_ab
     throw FileFailure("trace: " + written.error().text());
 }
 
-subject::Reply Session::reply() const { return {true, "", "", "", request_->one.impl, layer_->experts_backend()}; }
+subject::Reply Session::reply() const { return {true, "", "", "", request_->one.impl, layer_->experts_backend(), {}}; }
 
 }  // namespace moecheck::parallel_impls

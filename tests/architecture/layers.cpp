@@ -19,12 +19,13 @@ std::span<const Module> modules() {
       {"scenario", 3, {"base", "model", "cases"}},
       {"subject", 3, {"base", "model", "inputs", "trace", "cases"}},
       {"reference", 3, {"base", "model", "inputs", "trace", "cases"}},
-      {"check", 3, {"base", "model", "inputs", "trace", "cases", "tolerance", "record"}},
       {"checkpoint", 3, {"base", "model", "trace"}},
       {"bisect", 3, {"base", "cases", "record"}},
+      // Above checkpoint, which it reads.
+      {"check", 4, {"base", "model", "inputs", "trace", "cases", "tolerance", "record", "checkpoint"}},
       // Above subject, whose protocol it speaks.
       {"launch", 4, {"base", "trace", "cases", "subject"}},
-      {"parallel_impls", 4, {"base", "model", "inputs", "trace", "cases", "subject"}},
+      {"parallel_impls", 4, {"base", "model", "inputs", "trace", "cases", "subject", "checkpoint"}},
       {"driver", 5, {"scenario", "launch", "reference", "check"}},
       {"cli", 6, {"driver", "bisect", "reports", "checkpoint"}},
   };

@@ -8,7 +8,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr std::chrono::seconds kCommandLimit{100};
+constexpr std::chrono::seconds kCommandLimit{240};
 
 launch::ChildCommand in_folder(const fs::path& folder, const std::vector<std::string>& command) {
   launch::ChildCommand in{{"env", "-C", folder.string()}, {}, folder / "out.txt", folder / "err.txt"};
@@ -101,7 +101,7 @@ bool CliTest::exists_in_scratch(const std::string& name) const {
 std::vector<std::string> CliTest::faulty_cases() const {
   std::vector<std::string> ids;
   for (const base::Json& fault : json_of(moecheck({"zoo", "list", "--json"})))
-    ids.push_back(fault["trigger"].get<std::string>() + " fault=" + fault["name"].get<std::string>());
+    if (!fault["control"].get<bool>()) ids.push_back(fault["trigger"].get<std::string>() + " fault=" + fault["name"].get<std::string>());
   return ids;
 }
 

@@ -29,7 +29,7 @@ TEST_F(CliTest, ListsTheZooAsJson) {
   const Json list = json_of(moecheck({"zoo", "list", "--json"}));
   ASSERT_GE(list.size(), 8U);
   for (const Json& fault : list) {
-    expect_keys(fault, {"name", "origin", "expected_checks"});
+    expect_keys(fault, {"name", "origin", "expected_checks", "control"});
     EXPECT_FALSE(fault["expected_checks"].empty()) << fault["name"];
   }
 }

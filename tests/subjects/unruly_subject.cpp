@@ -41,6 +41,7 @@ constexpr std::array kMisdeeds = {
     "oversized",     // sends bytes without a line end, and no end of them
     "twice",         // answers, and answers again
     "close_socket",  // closes its socket and lives on
+    "raise_peers_wait",      // refuses with "error", while the other ranks wait in a collective
     "raise", "io", "oom", "unsupported",  // refuses with that code ("error" for raise)
     "refuse_alone",     // refuses as unsupported while the other ranks hang
     "noise",            // fills stdout and stderr, sends an unknown event; is fine otherwise
@@ -199,7 +200,7 @@ void answer_badly(const std::string& name, const Socket& socket, const subject::
   if (name == "garbage") return socket.send("Traceback (most recent call last):\n");
   if (name == "no_ok") reply.erase("ok");
   if (name == "unknown_code") reply = refusal("gave_up");
-  if (name == "raise" || name == "diverges_and_raises") reply = refusal("error");
+  if (name == "raise" || name == "raise_peers_wait" || name == "diverges_and_raises") reply = refusal("error");
   if (name == "io" || name == "oom" || name == "unsupported") reply = refusal(name.c_str());
   if (name == "refuse_alone") reply = refusal("unsupported");
   if (name == "slow") ::usleep(kSlowMicroseconds);
@@ -247,7 +248,7 @@ int serve(const std::string& start_misdeed) {
       answer_badly(misdeed.name, socket, *open, request, rank);
       continue;
     }
-    if (misdeed.request == phase && misdeed.name == "segv_peers_wait") wait_in_collective(socket);
+    if (misdeed.request == phase && misdeed.name.ends_with("_peers_wait")) wait_in_collective(socket);
     if (misdeed.request == phase && misdeed.name == "refuse_alone") hang();
     if (op != "open" && op != "close") write_trace(*open, phase, rank);
     Json reply = ok();

@@ -24,8 +24,8 @@ struct Census {
 
   const CheckInput& input;
   inputs::Generator generator;
-  ExpertScan gate_up{generator, kGateUp};
-  ExpertScan down{generator, kDown};
+  ExpertScan gate_up{input.one.problem, kGateUp, std::make_unique<GeneratedRows>(generator, kGateUp)};
+  ExpertScan down{input.one.problem, kDown, std::make_unique<GeneratedRows>(generator, kDown)};
   CheckOutcome outcome;
 };
 
@@ -40,7 +40,7 @@ void report(Census& census, Dim rank, std::string_view tap, const std::vector<Mi
 }
 
 void look_at_plain(Census& census, Dim rank, std::string_view tap, const base::HostTensor& local) {
-  WeightRows rows(census.generator, tap);
+  GeneratedRows rows(census.generator, tap);
   const auto held = trace::declared_indices(census.input.one.problem, tap, rank, 0);
   const auto columns = trace::declared_indices(census.input.one.problem, tap, rank, 1);
   const Columns part{columns.front(), static_cast<Dim>(columns.size())};
@@ -110,7 +110,9 @@ void name_counts(const CheckInput& input, std::vector<record::Finding>& findings
 
 CheckOutcome run(const CheckInput& input) {
   CheckOutcome none;
-  none.note = input.batch > 0 ? "weights have been trained" : "no phase loads weights";
+  none.note = input.one.first_batch > 0 ? "weights are of a checkpoint: checkpoint_census looks at them"
+              : input.batch > 0         ? "weights have been trained"
+                                        : "no phase loads weights";
   if (input.batch > 0 || !input.one.has_phase("load")) return none;
   const Readable taps(input, kName, {kGateUp, kDown}, {kPlain.begin(), kPlain.end()});
   if (taps.absent().size() == 2) return taps.unobserved();

@@ -96,7 +96,7 @@ CheckOutcome run(const CheckInput& input) {
   }
   for (const trace::TapPoint& tap : trace::tap_points()) {
     // What a later batch begins with was looked at before: as it was loaded, or as its step left it.
-    if (tap.phase == "load" && input.batch > 0) continue;
+    if (tap.phase == "load" && !input.one.is_first(input.batch)) continue;
     for (const trace::RankTrace& rank : input.observed.ranks) look_at(input, taps, tap, rank, outcome);
   }
   conclude(outcome, "every tap is empty");

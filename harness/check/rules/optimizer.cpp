@@ -110,8 +110,8 @@ CheckOutcome run(const CheckInput& input) {
   for (const trace::RankTrace& rank : input.observed.ranks) {
     look_for_owner(input, rank, outcome);
     for (const trace::TapPoint& tap : trace::tap_points()) {
-      const base::HostTensor* got = tap.phase == "step" ? taps.get(rank.rank, tap.name) : nullptr;
-      is_anything_shown = is_anything_shown || (tap.phase == "step" && rank.find(tap.name) != nullptr);
+      const base::HostTensor* got = is_optimizer_tap(tap.name) ? taps.get(rank.rank, tap.name) : nullptr;
+      is_anything_shown = is_anything_shown || (is_optimizer_tap(tap.name) && rank.find(tap.name) != nullptr);
       if (got == nullptr || got->numel() == 0) continue;
       if (tap.name == kSteps) look_at_steps(input, rank.rank, *got, outcome);
       else look_at(input, {rank.rank, tap.name, *got}, tally);

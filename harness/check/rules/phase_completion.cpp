@@ -38,7 +38,7 @@ std::vector<PhaseFailure> by_rank(const CheckInput& input) {
 
 std::int64_t num_phases(const CheckInput& input) {
   return std::ranges::count_if(input.one.phases, [&](const std::string& phase) {
-    return phase == "load" ? input.batch == 0 : phase != "step" || input.one.ends_step(input.batch);
+    return phase == "load" ? input.one.is_first(input.batch) : phase != "step" || input.one.ends_step(input.batch);
   });
 }
 
@@ -51,8 +51,8 @@ bool shows_forward(const trace::RankTrace& rank) {
 
 // A rank that goes silent after the first batch would leave every check with less to look at, and nothing to complain about.
 void look_for_silence(const CheckInput& input, CheckOutcome& outcome) {
-  if (input.batch == 0 || was_cut_short(input)) return;
-  for (const trace::RankTrace& before : input.earlier.front().ranks) {
+  if (input.one.is_first(input.batch) || was_cut_short(input)) return;
+  for (const trace::RankTrace& before : input.earlier[static_cast<std::size_t>(input.one.first_batch)].ranks) {
     const trace::RankTrace* now = rank_trace(input, before.rank);
     if (!shows_forward(before) || (now != nullptr && shows_forward(*now))) continue;
     auto finding = make_finding(kName, "forward", before.rank, fmt::format("shows nothing of batch {}, and did of the first", input.batch));

@@ -119,15 +119,15 @@ CheckOutcome run(const CheckInput& input) {
     for (const auto& [tap, tapped] : rank.taps) {
       if (trace::find_tap(tap) == nullptr || trace::find_tap(tap)->kind != trace::TapKind::kParam) continue;
       if (!is_parameter(tap)) look_at_follower(tally, rank, tap, tapped);
-      else if (input.batch == 0) look_at_parameter(tally, rank.rank, tap, tapped);
+      else if (input.one.is_first(input.batch)) look_at_parameter(tally, rank.rank, tap, tapped);
     }
   if (tally.outcome.compared == 0) {
     tally.outcome.state = record::CheckState::kUnobserved;
     tally.outcome.note = "no rank shows a parameter";
     return std::move(tally.outcome);
   }
-  if (input.batch == 0) look_at_plans(tally);
-  const bool should_shard = input.batch == 0 && input.one.problem.mesh.size("ep,tp,fsdp") > 1;
+  if (input.one.is_first(input.batch)) look_at_plans(tally);
+  const bool should_shard = input.one.is_first(input.batch) && input.one.problem.mesh.size("ep,tp,fsdp") > 1;
   if (should_shard && !tally.is_anything_sharded) tally.outcome.compared = 0;
   conclude(tally.outcome, "the layout sharded nothing");
   return std::move(tally.outcome);

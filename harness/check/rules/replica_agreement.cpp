@@ -1,6 +1,6 @@
 // Proves:       tensors that the layout declares replicated are bitwise equal on all ranks of their group.
 // Cannot prove: that they are right; all replicas may be wrong together.
-// Reads:        param/*, input, router/*, output, grad/*, optim/*      Applies when: a tensor is replicated over several ranks
+// Reads:        param/*, input, router/*, output, grad/*, optim/*, state/*      Applies when: a tensor is replicated over several ranks
 #include <algorithm>
 #include <numeric>
 
@@ -16,8 +16,8 @@ namespace {
 constexpr std::string_view kName = "replica_agreement";
 constexpr std::string_view kGathered = "dispatch/tokens_S";
 
-// What lies as a parameter does, what every token has of its own, what all ranks have of the optimizer. Not: rows, what a rank is
-// given for its local experts, and partial results.
+// What lies as a parameter does, what every token has of its own, what all ranks have of the optimizer and of where the training
+// stands. Not: rows, what a rank is given for its local experts, and partial results.
 bool is_replicated(const trace::TapPoint& tap) {
   if (tap.kind == trace::TapKind::kTokens && tap.dims.starts_with("T")) return true;
   return tap.kind == trace::TapKind::kParam || (tap.kind == trace::TapKind::kCounts && tap.phase == "step") || tap.name == kGathered;
@@ -122,7 +122,7 @@ CheckOutcome run(const CheckInput& input) {
 MOECHECK_REGISTER_CHECK({kName,
                          {"tensors that the layout declares replicated are bitwise equal on all ranks of their group",
                           "that they are right; all replicas may be wrong together",
-                          "param/*, input, router/*, output, grad/*, optim/*", "a tensor is replicated over several ranks"},
+                          "param/*, input, router/*, output, grad/*, optim/*, state/*", "a tensor is replicated over several ranks"},
                          run});
 
 }  // namespace

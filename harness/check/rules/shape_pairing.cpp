@@ -64,6 +64,10 @@ CheckOutcome run(const CheckInput& input) {
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
       if (const auto group = input.one.problem.mesh.group(rank, input.one.problem.expert_dims()); group.front() == rank)
         std::ranges::move(uncovered_slots(input, kName, group), std::back_inserter(outcome.findings));
+  // A life that only loads shows parameters, whose shapes and dtypes were looked at.
+  for (const std::string_view tap : all)
+    for (Dim rank = 0; rank < input.one.world_size() && !input.one.has_phase("forward"); ++rank)
+      if (taps.get(rank, tap) != nullptr) ++outcome.compared;
   const bool is_routing_absent = std::ranges::find(taps.absent(), kIds) != taps.absent().end();
   if (is_routing_absent && outcome.findings.empty()) return taps.unobserved();
   conclude(outcome, "no token was routed");

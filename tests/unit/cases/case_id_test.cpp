@@ -29,11 +29,21 @@ TEST(CaseId, ReadsBackToTheSameCaseForEveryKnob) {
                              {"fault", "wrong_expert"}, {"device", "cuda"},         {"tokens_over", "dp,fsdp,ep"}, {"expert_tp", "one"},
                              {"apply_scores", "before_experts"}, {"recompute", "true"}, {"steps", "3"},     {"microbatches", "2"},
                              {"optimizer", "adamw"},  {"lr", "0.1"},               {"momentum", "0.9"},    {"weight_decay", "0.0078125"},
-                             {"clip_norm", "1.5"}};
+                             {"clip_norm", "1.5"},    {"lr_decay", "0.5"},         {"loader", "rank0_broadcast"}, {"weights", "packed"},
+                             {"weight_files", "3"},   {"save", "sharded"},          {"save_after", "1"},    {"restart", "ep=4/tp_sharded@tp=2"},
+                             {"controls", "3"},       {"crash", "torn"},            {"crash_rank", "1"}};
+  const KnobValues saving = {{"mesh", "ep=2"}, {"save", "sharded"}};
+  const KnobValues training = {{"mesh", "ep=2"}, {"save", "sharded"}, {"phases", "load,forward,backward,step"}, {"steps", "2"}, {"restart", "ep=2"}};
+  KnobValues crashing = training;
+  crashing["crash"] = "files";
   // Knobs that make sense beside others only.
   const std::map<std::string_view, KnobValues> beside = {{"expert_tp", {{"mesh", "ep=2,tp=2"}}},
                                                          {"steps", {{"phases", "load,forward,backward,step"}}},
-                                                         {"microbatches", {{"phases", "load,forward,backward,step"}}}};
+                                                         {"microbatches", {{"phases", "load,forward,backward,step"}}},
+                                                         {"save_after", training},
+                                                         {"restart", saving},
+                                                         {"crash", training},
+                                                         {"crash_rank", crashing}};
   for (const Field& field : fields()) {
     if (field.name == "model") continue;  // the tests have one family
     ASSERT_TRUE(others.contains(field.name)) << "a knob without a value here: " << field.name;

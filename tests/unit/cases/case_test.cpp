@@ -73,6 +73,20 @@ INSTANTIATE_TEST_SUITE_P(
                     Refused{{{"momentum", "1.5"}}, "momentum", "from 0 to 1"}));
 
 INSTANTIATE_TEST_SUITE_P(
+    Checkpoints, RefusedCase,
+    testing::Values(Refused{{{"restart", "ep=2"}}, "restart", "name a format with save"}, Refused{{{"save_after", "1"}}, "save_after", "name a format with save"},
+                    Refused{{{"crash", "torn"}}, "crash", "name a format with save"},
+                    Refused{{{"save", "sharded"}, {"save_after", "1"}}, "save_after", "more than the 0 steps"},
+                    Refused{{{"save", "huggingface"}, {"save_after", "1"}, {"phases", "load,forward,backward,step"}}, "save_after", "the weights only"},
+                    Refused{{{"save", "sharded"}, {"restart", "ep=2/eq=4"}}, "restart", "did you mean 'ep'"},
+                    Refused{{{"save", "sharded"}, {"restart", "dp=2"}, {"tokens_over", "ep"}}, "restart", "on dp=2: mesh dp=2 has dp"},
+                    Refused{{{"save", "sharded"}, {"crash", "torn"}, {"phases", "load,forward,backward,step"}, {"steps", "1"}, {"save_after", "1"}, {"restart", "ep=2"}}, "crash", "use steps=2 or more"},
+                    Refused{{{"save", "sharded"}, {"crash", "torn"}, {"phases", "load,forward,backward,step"}, {"steps", "2"}}, "crash", "a crash needs a restart"},
+                    Refused{{{"save", "sharded"}, {"crash", "torn"}, {"crash_rank", "2"}, {"mesh", "ep=2"}, {"phases", "load,forward,backward,step"}, {"steps", "2"}, {"restart", "ep=2"}},
+                            "crash_rank", "no rank of mesh ep=2"},
+                    Refused{{{"crash_rank", "most"}}, "crash_rank", "expected a rank or all"}, Refused{{{"crash", "tron"}}, "crash", "did you mean 'torn'"}));
+
+INSTANTIATE_TEST_SUITE_P(
     Values, RefusedCase,
     testing::Values(Refused{{{"values", "exact"}}, "values", "top_k=3"},
                     Refused{{{"values", "exact"}, {"top_k", "4"}, {"routing", "ties"}}, "routing", "use another routing"},
@@ -110,6 +124,12 @@ TEST(MakeCase, RunsABatchForEachMicrobatchOfEachStep) {
   EXPECT_EQ(one.step_of(3), 1);
   EXPECT_FALSE(one.ends_step(2));
   EXPECT_TRUE(one.ends_step(3));
+}
+
+TEST(MakeCase, LowersTheLearningRateStepByStep) {
+  const Case one = make_case(with({{"phases", "load,forward,backward,step"}, {"lr", "0.5"}, {"lr_decay", "0.25"}}), small_family()).value();
+  EXPECT_EQ(one.learning_rate_of(0), 0.5);
+  EXPECT_EQ(one.learning_rate_of(2), 0.03125);
 }
 
 TEST(MakeCase, RunsOneBatchWithoutSteps) {

@@ -34,7 +34,7 @@ class Batches : public testing::Test {
   record::CaseRecord judged() const {
     trace::Expected nothing{std::vector<trace::ExpectedRank>(2)};
     const std::vector<trace::Expected> expected(batches_.size(), nothing);
-    return judge({run_.one, expected, batches_, failures_}).value();
+    return judge_alone(run_.one, expected, batches_, failures_).value();
   }
 
   static record::CheckResult result_of(const record::CaseRecord& one, const std::string& check) {
@@ -138,7 +138,7 @@ TEST_F(Batches, KeepTheWorstCellOfAStage) {
       expected[b].ranks[r].taps["output/y_TD"] = {wide, wide, 2};
     }
   }
-  const record::CaseRecord one = judge({run_.one, expected, batches_}).value();
+  const record::CaseRecord one = judge_alone(run_.one, expected, batches_).value();
   const auto is_first = [](const record::StageCell& cell) { return cell.stage == "output/y_TD" && cell.rank == 0; };
   ASSERT_EQ(std::ranges::count_if(one.stages, is_first), 1);
   const record::StageCell cell = *std::ranges::find_if(one.stages, is_first);
@@ -152,7 +152,7 @@ TEST(Judge, LeavesOutTheStepInACaseWithoutSteps) {
   run.one.checks = {"nonfinite"};
   run.tensor(0, "output/y_TD").set(0, std::numeric_limits<double>::infinity());
   const trace::Expected nothing{std::vector<trace::ExpectedRank>(1)};
-  const record::CaseRecord one = judge({run.one, {&nothing, 1}, {&run.observed, 1}}).value();
+  const record::CaseRecord one = judge_alone(run.one, {&nothing, 1}, {&run.observed, 1}).value();
   ASSERT_EQ(one.findings.size(), 1U);
   EXPECT_EQ(one.findings[0].step, std::nullopt);
   EXPECT_EQ(one.first_diverging, "output/y_TD, rank 0, token 0");

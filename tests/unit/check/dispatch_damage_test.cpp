@@ -115,7 +115,10 @@ TEST(ShapePairing, NeverReadsScoresThatAreNoNumbersOrIdsThatAreFloats) {
   SimulatedRun run("mesh=ep=2");
   auto& ids = run.tensor(0, "router/ids_TK");
   ids = base::tensor_from_doubles(base::DType::kF32, ids.shape(), ids.to_doubles());
-  for (const Check& check : checks()) EXPECT_NE(run.check(std::string(check.name)).state, CheckState::kVacuous) << check.name;
+  for (const Check& check : checks()) {
+    if (check.run == nullptr) continue;
+    EXPECT_NE(run.check(std::string(check.name)).state, CheckState::kVacuous) << check.name;
+  }
   EXPECT_THAT(first_failure(run.check("shape_pairing")).message, HasSubstr("declared int64"));
 }
 

@@ -29,15 +29,17 @@ void cut_forward(SimulatedRun& run, std::size_t rank, const std::string& message
   run.failures.push_back({static_cast<std::int64_t>(rank), "forward", message, ""});
 }
 
-TEST(Checks, AreFourteenAndDocumentThemselves) {
+TEST(Checks, AreNineteenAndDocumentThemselves) {
   std::set<std::string_view> names;
   for (const Check& check : checks()) {
     names.insert(check.name);
     for (const auto text : {check.doc.proves, check.doc.cannot_prove, check.doc.reads, check.doc.applies_when}) EXPECT_FALSE(text.empty()) << check.name;
+    EXPECT_NE(check.run == nullptr, check.run_case == nullptr) << check.name;
   }
-  EXPECT_THAT(names, testing::ElementsAre("comm_log", "euler_identity", "expert_census", "gradient_parity", "nonfinite", "optimizer", "path_taken",
-                                          "phase_completion", "placement", "replica_agreement", "routing_ties", "shape_pairing", "stage_diff",
-                                          "token_conservation"));
+  EXPECT_THAT(names, testing::ElementsAre("checkpoint_census", "checkpoint_round_trip", "comm_log", "euler_identity", "expert_census", "gradient_parity",
+                                          "nonfinite", "optimizer", "path_taken", "phase_completion", "placement", "replica_agreement",
+                                          "resume_determinism", "routing_ties", "save_undisturbed", "shape_pairing", "stage_diff",
+                                          "token_conservation", "training_state"));
 }
 
 TEST(PhaseCompletion, PutsTheCauseBeforeItsEchoes) {
@@ -130,7 +132,7 @@ TEST(Judge, RefusesAnUnknownCheckWithASuggestion) {
   SimulatedRun run("mesh=none");
   run.one.checks = {"stage_dif"};
   const trace::Expected expected;
-  const auto result = judge({run.one, {&expected, 1}, {&run.observed, 1}});
+  const auto result = judge_alone(run.one, {&expected, 1}, {&run.observed, 1});
   ASSERT_FALSE(result.ok());
   EXPECT_EQ(result.error().code, base::ErrorCode::kUsage);
   EXPECT_THAT(result.error().message, HasSubstr("stage_diff"));

@@ -305,7 +305,14 @@ CheckOutcome SimulatedRun::check_observed(const std::string& name) const {
 
 record::CaseRecord SimulatedRun::judged() const {
   const trace::Expected expected = reference::evaluate(one, {&observed, 1});
-  return judge({one, {&expected, 1}, {&observed, 1}, failures}).value();
+  return judge_alone(one, {&expected, 1}, {&observed, 1}, failures).value();
+}
+
+base::Result<record::CaseRecord> judge_alone(const cases::Case& one, std::span<const trace::Expected> expected, std::span<const trace::Trace> batches,
+                                             std::vector<PhaseFailure> failures) {
+  const std::vector<cases::Life> lives = cases::lives_of(one);
+  const LifeInput life{lives[0], batches[0], batches, expected};
+  return judge({one, {&life, 1}, std::move(failures)});
 }
 
 const record::Finding& first_failure(const CheckOutcome& outcome) {

@@ -17,6 +17,9 @@ enum class Dispatch {
 };
 
 std::vector<model::Dim> indices(model::Dim first, model::Dim count);
+// Judges the batches of a case with one life.
+base::Result<record::CaseRecord> judge_alone(const cases::Case& one, std::span<const trace::Expected> expected, std::span<const trace::Trace> batches,
+                                             std::vector<PhaseFailure> failures = {});
 // As a rank shows it, replicated.
 void put(trace::RankTrace& rank, const std::string& tap, base::HostTensor tensor);
 

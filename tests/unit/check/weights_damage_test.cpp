@@ -111,7 +111,7 @@ TEST(ExpertCensus, SeesOneChangedElementOfTheRouterAndOneOfAnExpert) {
   const CheckOutcome outcome = run.check("expert_census");
   ASSERT_EQ(outcome.findings.size(), 2U) << messages(outcome);
   EXPECT_EQ(outcome.findings[0].expert, 4);
-  EXPECT_THAT(outcome.findings[0].message, HasSubstr("row 13 hold nobody's values"));
+  EXPECT_THAT(outcome.findings[0].message, HasSubstr("row 13 holds nobody's values"));
   EXPECT_EQ(outcome.findings[1].rank, 1);
   EXPECT_EQ(outcome.findings[1].stage, "param/router/w_ED");
 }

@@ -251,7 +251,7 @@ TEST_F(PipelineTest, LeavesCasesToBeJudgedLater) {
   EXPECT_THAT(verdicts(), ElementsAre("skipped", "skipped"));
   const auto kept = kept_traces(options_.run_dir).value();
   ASSERT_EQ(kept.size(), 2U);
-  EXPECT_EQ(judge_trace(options_.cases[1].one, kept[1].trace, kept[1].failures).value().verdict, Verdict::kPass);
+  EXPECT_EQ(judge_trace(options_.cases[1].one, kept[1].trace, kept[1].extent).value().verdict, Verdict::kPass);
 }
 
 // Interrupts are counted for the life of a process: each of these runs in one of its own.

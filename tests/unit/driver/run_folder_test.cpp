@@ -46,9 +46,9 @@ TEST_F(PipelineTest, KeepsTheTracesOfFailedCasesWithWhatJudgesThemAgain) {
   ASSERT_EQ(kept.size(), 1U);
   EXPECT_EQ(kept[0].id, options_.cases[1].id);
   EXPECT_EQ(kept[0].xfail_reason, "issue 7");
-  ASSERT_EQ(kept[0].failures.size(), 1U);
-  EXPECT_EQ(kept[0].failures[0].message, "no");
-  EXPECT_EQ(kept[0].failures[0].traceback, "line 1");
+  ASSERT_EQ(kept[0].extent.failures.size(), 1U);
+  EXPECT_EQ(kept[0].extent.failures[0].message, "no");
+  EXPECT_EQ(kept[0].extent.failures[0].traceback, "line 1");
   EXPECT_TRUE(fs::exists(kept[0].trace / "forward" / "rank0.safetensors"));
 }
 
@@ -60,7 +60,7 @@ TEST_F(PipelineTest, KeepsInWhichBatchAPhaseFailed) {
     return run;
   };
   run_all();
-  EXPECT_EQ(kept_traces(options_.run_dir).value().at(0).failures.at(0).batch, 3);
+  EXPECT_EQ(kept_traces(options_.run_dir).value().at(0).extent.failures.at(0).batch, 3);
 }
 
 TEST_F(PipelineTest, KeepsTheCollectivesInWhichRanksDiverged) {
@@ -69,12 +69,12 @@ TEST_F(PipelineTest, KeepsTheCollectivesInWhichRanksDiverged) {
   const record::RunRecord run = run_all();
   const auto kept = kept_traces(options_.run_dir).value();
   ASSERT_EQ(kept.size(), 1U);
-  ASSERT_TRUE(kept[0].mismatch);
-  EXPECT_EQ(kept[0].mismatch->rank, 1);
-  EXPECT_EQ(kept[0].mismatch->other_rank, 0);
-  EXPECT_EQ(kept[0].mismatch->got, diverged().mismatch->got);
-  EXPECT_EQ(kept[0].mismatch->want, diverged().mismatch->want);
-  const auto again = judge_trace(options_.cases[0].one, kept[0].trace, kept[0].failures, kept[0].mismatch).value();
+  ASSERT_TRUE(kept[0].extent.mismatch);
+  EXPECT_EQ(kept[0].extent.mismatch->rank, 1);
+  EXPECT_EQ(kept[0].extent.mismatch->other_rank, 0);
+  EXPECT_EQ(kept[0].extent.mismatch->got, diverged().mismatch->got);
+  EXPECT_EQ(kept[0].extent.mismatch->want, diverged().mismatch->want);
+  const auto again = judge_trace(options_.cases[0].one, kept[0].trace, kept[0].extent).value();
   EXPECT_EQ(again.verdict, record::Verdict::kFail);
   ASSERT_FALSE(again.findings.empty());
   EXPECT_EQ(again.findings[0].message, run.cases[0].findings.at(0).message);
@@ -215,6 +215,26 @@ TEST(Zoo, MissesACatchAtAnotherPlace) {
   one.findings[0] = finding;
   one.findings[0].expert.reset();
   EXPECT_EQ(missed_catches(fault, one).size(), 1U);
+}
+
+TEST(Zoo, WantsAControlToPassWithNoise) {
+  subject::FaultInfo control;
+  control.is_control = true;
+  control.expected = {{"resume_determinism", "grad/x_TD", std::nullopt, std::nullopt}};
+  record::CaseRecord one;
+  one.verdict = record::Verdict::kPass;
+  EXPECT_THAT(missed_catches(control, one), testing::ElementsAre("no noise: resume_determinism at grad/x_TD"));
+  record::Finding finding;
+  finding.check = "resume_determinism";
+  finding.stage = "grad/x_TD";
+  finding.cls = record::FindingClass::kNoise;
+  one.findings = {finding};
+  EXPECT_TRUE(missed_catches(control, one).empty());
+  one.verdict = record::Verdict::kInconclusive;
+  EXPECT_THAT(missed_catches(control, one), testing::ElementsAre("a control is no bug: the case must pass"));
+  one.verdict = record::Verdict::kFail;
+  one.findings[0].cls = record::FindingClass::kBug;
+  EXPECT_EQ(missed_catches(control, one).size(), 2U) << "a bug is no noise";
 }
 
 TEST(Zoo, MissesAFaultThatNamesNoCheck) {

@@ -106,6 +106,7 @@ INSTANTIATE_TEST_SUITE_P(
         Misbehaviour{"unsupported.0.open", RunEnd::kUnsupported, {"rank 0", "open", "says unsupported"}},
         Misbehaviour{"refuse_alone.0.open", RunEnd::kUnsupported, {"rank 0", "says unsupported"}},
         Misbehaviour{"raise.1.forward", RunEnd::kRaised, {"rank 1", "forward", "says error"}},
+        Misbehaviour{"raise_peers_wait.1.forward", RunEnd::kRaised, {"rank 1 in forward: says error", "rank 0 waits in all_reduce over ep"}},
         Misbehaviour{"other_collective.1.forward", RunEnd::kDiverged,
                      {"in forward", "entered all_gather sum of 35 fp32 over ep (sequence 1, at output/y_TD)", "entered all_reduce sum of 35 fp32",
                       "rank 0 waits in all_reduce over ep"}},

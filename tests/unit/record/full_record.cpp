@@ -20,7 +20,7 @@ RunRecord full_record() {
                 {"b", CheckState::kVacuous, 0, "no rows"},              {"c", CheckState::kUnobserved, 0, "no tap"},
                 {"d", CheckState::kNotApplicable, 0, "no backward phase"}};
   one.findings = {{"stage_diff", FindingClass::kBug, "output/y_TD", "y", 2, 1, 5, 4, 2, 0.4375, -kInf, kInf, 3.9e-3, kNan, 336,
-                   "message", "hypothesis"},
+                   "message", "hypothesis", "control 1"},
                   {"stage_diff", FindingClass::kContract, "", "", {}, {}, {}, {}, {}, {}, {}, {}, {}, {}, 0, "", ""},
                   {"stage_diff", FindingClass::kBenignFlip, "router/ids_TK", "", {}, 0, {}, 3, {}, {}, {}, {}, {}, {}, 3, "", ""},
                   {"stage_diff", FindingClass::kNoise, "router/ids_TK", "", {}, 0, {}, 3, {}, {}, {}, 0.1, 0.2, 0.5, 3, "", ""},

@@ -53,6 +53,7 @@ TEST(RunRecord, ReadsBackTheValuesAndNotOnlyTheSameJson) {
   EXPECT_EQ(one.verdict, Verdict::kFail);
   EXPECT_EQ(one.findings.at(0).expert, 5);
   EXPECT_EQ(one.findings.at(0).slot, 2);
+  EXPECT_EQ(one.findings.at(0).life, "control 1");
   EXPECT_EQ(one.findings.at(0).step, 2);
   EXPECT_EQ(one.findings.at(1).step, std::nullopt);
   EXPECT_EQ(one.findings.at(1).rank, std::nullopt);

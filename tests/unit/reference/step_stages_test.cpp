@@ -40,7 +40,8 @@ cases::Case training_case(const Variant& variant) {
   cases::Case one = small_case(variant.mesh, std::vector<std::string>{"dp", "fsdp"});
   one.problem.dtype = variant.dtype;
   one.phases = {"load", "forward", "backward", "step"};
-  one.training = {2, 2, variant.optimizer, 0.01, variant.momentum, 0.1, variant.clip_norm};
+  one.training = {.steps = 2, .microbatches = 2, .optimizer = variant.optimizer, .learning_rate = 0.01, .momentum = variant.momentum,
+                  .weight_decay = 0.1, .clip_norm = variant.clip_norm};
   return one;
 }
 
