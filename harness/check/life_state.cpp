@@ -208,7 +208,8 @@ std::vector<SaveDifference> SavedTensors::differences() const {
   for (const auto& [name, tensor] : save_.tensors)
     if (!known.contains(name)) additional.push_back(name);
   const auto are = [](std::size_t count) { return count == 1 ? "is" : "are"; };
-  if (!lost.empty()) differences.push_back({fmt::format("expert{} {} {} not in it", lost.size() == 1 ? "" : "s", checkpoint::ranges_text(lost), are(lost.size())), *lost.begin()});
+  if (!lost.empty())
+    differences.push_back({fmt::format("expert{} {} {} not in it", lost.size() == 1 ? "" : "s", checkpoint::ranges_text(lost), are(lost.size())), *lost.begin()});
   if (!missing.empty()) differences.push_back({fmt::format("{} not in it: {}", are(missing.size()), names_text(missing))});
   if (!additional.empty()) differences.push_back({fmt::format("it holds what is not declared: {}", names_text(additional))});
   std::ranges::move(misfits, std::back_inserter(differences));

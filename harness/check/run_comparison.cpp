@@ -70,6 +70,9 @@ struct Distance {
   std::size_t control = 0;   // the nearest
 };
 
+// A NaN is farther than all.
+const Apart& farther(const Apart& a, const Apart& b) { return b.distance <= a.distance ? a : b; }
+
 std::string usual_text(const Distance& distance, std::int64_t num_controls) {
   if (distance.nearest.distance <= distance.farthest.distance) return fmt::format(": usual, by a rank test of level 1/{}", num_controls + 1);
   return distance.nearest.distance <= distance.of_rounding ? ": no more than a few elements rounded to a neighbour" : ": usual for noise in many elements";
@@ -206,7 +209,8 @@ void RunComparison::compare_noise(const Batch& batch) {
     taps[kind].push_back(tap.name);
   }
   for (const std::string_view kind : kinds) judge_kind(batch, taps[kind]);
-  if (has_parted_) leave_open({kChoices, batch}, "the controls differ, and not all runs choose the same experts any more: what follows from that is not compared");
+  if (has_parted_)
+    leave_open({kChoices, batch}, "the controls differ, and not all runs choose the same experts any more: what follows from that is not compared");
 }
 
 // How far from the nearest control, and how far are these apart?
@@ -229,8 +233,7 @@ void RunComparison::judge_kind(const Batch& batch, const std::vector<std::string
   num_different_ += std::ranges::count_if(taps, differs);
   for (std::size_t i = 0; i < batch.controls.size(); ++i)
     for (std::size_t j = 0; j < i; ++j)
-      if (const Apart apart = scale.apart(*batch.controls[i], *batch.controls[j]); std::isfinite(distance.farthest.distance) && !(apart.distance <= distance.farthest.distance))
-        distance.farthest = apart;
+      if (std::isfinite(distance.farthest.distance)) distance.farthest = farther(distance.farthest, scale.apart(*batch.controls[i], *batch.controls[j]));
   judge_distance({distance.nearest.tap, batch}, distance);
 }
 

@@ -32,7 +32,8 @@ int list_zoo(const std::string& subject, bool is_json) {
   for (const subject::FaultInfo& fault : prepared->capabilities.faults) {
     all.push_back(fault_json(fault));
     if (is_json) continue;
-    fmt::print("{}  ({})\n    {}\n    replaces {}; {} by", fault.name, fault.origin, fault.summary, fault.replaces, fault.is_control ? "a control: called noise" : "caught");
+    fmt::print("{}  ({})\n    {}\n    replaces {}; {} by", fault.name, fault.origin, fault.summary, fault.replaces,
+               fault.is_control ? "a control: called noise" : "caught");
     for (const subject::ExpectedCatch& expected : fault.expected) fmt::print(" {};", driver::catch_text(expected));
     fmt::print("\n    moecheck run --fault {}\n", fault.name);
   }
