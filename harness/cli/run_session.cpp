@@ -5,6 +5,8 @@
 #include <chrono>
 #include <cstdio>
 #include <ctime>
+#include <iterator>
+#include <sstream>
 #include <unistd.h>
 
 #include <fmt/chrono.h>
@@ -63,6 +65,12 @@ void link_latest(const fs::path& run_dir) {
   fs::create_directory_symlink(fs::absolute(run_dir), link, code);
 }
 
+// A shell's words would need a shell; a launcher's options have no blanks in them.
+std::vector<std::string> words_of(const std::string& text) {
+  std::istringstream in(text);
+  return {std::istream_iterator<std::string>(in), {}};
+}
+
 // The trigger of the fault, when no case was named.
 base::Status use_trigger(RunArguments& arguments, const subject::Capabilities& capabilities) {
   if (arguments.fault.empty()) return base::Ok{};
@@ -92,6 +100,8 @@ driver::RunOptions options_of(const RunArguments& arguments, std::vector<driver:
                         : arguments.keep_traces == "none"                           ? driver::KeepTraces::kNone
                                                                                     : driver::KeepTraces::kFailed;
   if (!arguments.subject.empty()) options.repro_suffix = fmt::format(" --subject '{}'", arguments.subject);
+  if (!arguments.launch.empty()) options.repro_suffix += fmt::format(" --launch '{}'", arguments.launch);
+  if (!arguments.listen.empty()) options.repro_suffix += fmt::format(" --listen '{}'", arguments.listen);
   if (!arguments.checkpoint.empty()) options.repro_suffix += fmt::format(" --checkpoint '{}'", arguments.checkpoint);
   options.command = arguments.command_line;
   return options;
@@ -116,6 +126,8 @@ void add_run_options(CLI::App& app, RunArguments& a) {
   app.add_option("--seed", a.seed, "the same as --set seed=S");
   app.add_option("--fault", a.fault, "inject a known bug; without targets, into its own trigger case (see moecheck zoo list)");
   app.add_option("--subject", a.subject, "command of the subject; default: moecheck-rank beside this program");
+  app.add_option("--launch", a.launch, "launcher that starts the ranks, {ranks} for their number: \"mpirun -n {ranks}\", \"torchrun --nproc-per-node {ranks} --no-python\"");
+  app.add_option("--listen", a.listen, "with --launch: address of this machine at which ranks on others reach the driver")->needs("--launch");
   app.add_option("--checkpoint", a.checkpoint, "folder with a model.safetensors to load instead of a generated one");
   app.add_option("-j", a.num_workers, "cases run at a time")->check(CLI::Range(1, 64));
   app.add_option("--shard", a.selection.shard, "i/n: every n-th case, beginning with the i-th");
@@ -127,7 +139,8 @@ void add_run_options(CLI::App& app, RunArguments& a) {
   app.add_option("--report", a.reports, "report formats")->delimiter(',');
   app.add_option("--until", a.until, "stop after this stage; moecheck check goes on")->check(CLI::IsMember({"trace", "record"}));
   app.add_option("--keep-traces", a.keep_traces, "which traces to keep in the run folder")->check(CLI::IsMember({"none", "failed", "all"}));
-  app.add_flag("--fresh-ranks", a.is_fresh_ranks, "new ranks for each case");
+  auto* fresh = app.add_flag("--fresh-ranks", a.is_fresh_ranks, "new ranks for each case; the default where the subject forks them from a warm process");
+  app.add_flag("--warm-ranks", a.is_warm_ranks, "the same ranks for case after case; the default otherwise")->excludes(fresh);
   app.add_flag("--json", a.is_json, "print run.json to stdout");
 }
 
@@ -150,7 +163,12 @@ base::Result<record::RunRecord> run_with_progress(const RunArguments& arguments,
   std::atomic<int> num_launchers = 0;
   options.make_launcher = [&] {
     const auto folder = prepared.scratch.path() / fmt::format("l{}", num_launchers++);
-    return launch::make_process_launcher({prepared.command, folder, arguments.is_fresh_ranks});
+    launch::LauncherOptions launcher{prepared.command, folder, prepared.has_fresh_ranks(arguments)};
+    launcher.prefix = words_of(arguments.launch);
+    launcher.listen = arguments.listen;
+    launcher.forks_ranks = prepared.capabilities.has_fork_server;
+    launcher.is_at_once = prepared.capabilities.is_one_shot;
+    return launch::make_process_launcher(std::move(launcher));
   };
   remove_reports(options.run_dir);
   ProgressPrinter progress(options.cases.size(), arguments.is_json, arguments.is_quiet);

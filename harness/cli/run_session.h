@@ -14,6 +14,8 @@ namespace moecheck::cli {
 struct RunArguments {
   SelectionOptions selection;
   std::string subject;              // a command; empty: moecheck-rank
+  std::string launch;               // a launcher's words before the subject; empty: started by this program
+  std::string listen;
   std::string fault;
   std::string out;
   std::vector<std::string> reports = {"html", "json", "junit", "markdown"};
@@ -26,6 +28,7 @@ struct RunArguments {
   int num_repeats = 1;
   bool stops_at_first_failure = false;
   bool is_fresh_ranks = false;
+  bool is_warm_ranks = false;
   bool is_json = false;
   bool is_quiet = false;              // zoo run: failing cases are told by its matrix
   std::string command_line;
@@ -38,6 +41,9 @@ struct Prepared {
   launch::ScratchDir scratch;
   std::vector<std::string> command;
   subject::Capabilities capabilities;
+
+  // Of a subject that forks its ranks in no time each case has new ones, unless they are asked to stay.
+  bool has_fresh_ranks(const RunArguments& arguments) const { return arguments.is_fresh_ranks || (capabilities.has_fork_server && !arguments.is_warm_ranks); }
 };
 base::Result<Prepared> prepare(const std::string& subject);
 

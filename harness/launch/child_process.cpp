@@ -1,5 +1,6 @@
 #include "harness/launch/child_process.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <cstring>
@@ -84,11 +85,13 @@ class Stream {
   int fd_;
 };
 
-std::vector<bp::environment::key_value_pair> merged_environment(const std::map<std::string, std::string>& added) {
+std::vector<bp::environment::key_value_pair> environment_of(const ChildCommand& command) {
   std::vector<bp::environment::key_value_pair> merged;
-  for (const auto pair : bp::environment::current())
-    if (!added.contains(std::string(bp::environment::key(pair.key()).string()))) merged.emplace_back(pair);
-  for (const auto& [key, value] : added) merged.emplace_back(bp::environment::key(key), bp::environment::value(value));
+  for (const auto pair : bp::environment::current()) {
+    const std::string name(bp::environment::key(pair.key()).string());
+    if (!command.environment.contains(name) && std::ranges::find(command.removed, name) == command.removed.end()) merged.emplace_back(pair);
+  }
+  for (const auto& [key, value] : command.environment) merged.emplace_back(bp::environment::key(key), bp::environment::value(value));
   return merged;
 }
 
@@ -114,7 +117,7 @@ base::Result<ChildProcess> ChildProcess::start(const ChildCommand& command) {
   bp::default_process_launcher launcher;
   const std::vector<std::string> arguments(command.arguments.begin() + 1, command.arguments.end());
   auto process = launcher(context.get_executor(), code, program, arguments, bp::process_stdio{input.fd(), output->fd(), errors->fd()},
-                          bp::process_environment(merged_environment(command.environment)), OwnSession{});
+                          bp::process_environment(environment_of(command)), OwnSession{});
   if (code) return base::Error{base::ErrorCode::kIo, "cannot start: " + code.message(), name};
   const int pid = process.id();
   process.detach();  // waiting is ours
@@ -126,6 +129,19 @@ base::Result<ChildProcess> ChildProcess::start(const ChildCommand& command) {
     return base::Error{base::ErrorCode::kIo, fmt::format("pidfd_open: {}", std::strerror(reason)), name};
   }
   ::fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+  return ChildProcess(pid, pidfd);
+}
+
+base::Result<ChildProcess> ChildProcess::adopt(int pid) {
+  const auto none = [&](const char* why) { return base::Error{base::ErrorCode::kSubject, fmt::format("process {} cannot be adopted: {}", pid, why), ""}; };
+  const int pidfd = pid > 0 ? static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)) : -1;
+  if (pidfd < 0) return none("it is not there");
+  ::fcntl(pidfd, F_SETFD, FD_CLOEXEC);
+  siginfo_t info{};
+  if (::waitid(P_PIDFD, static_cast<id_t>(pidfd), &info, WEXITED | WNOHANG | WNOWAIT) != 0) {
+    ::close(pidfd);
+    return none("it is no child of this process");
+  }
   return ChildProcess(pid, pidfd);
 }
 
@@ -158,6 +174,10 @@ void ChildProcess::end() {
 void ChildProcess::kill_group() {
   // A reaped leader's number may already belong to somebody else.
   if (pid_ > 0 && !exit_) ::kill(-pid_, SIGKILL);
+}
+
+void ChildProcess::terminate() {
+  if (pid_ > 0 && !exit_) ::kill(pid_, SIGTERM);
 }
 
 std::optional<ChildExit> ChildProcess::exited() {

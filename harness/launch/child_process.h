@@ -17,6 +17,7 @@ struct ChildCommand {
   std::map<std::string, std::string> environment;    // added to the parent's
   std::filesystem::path output;                      // stdout and stderr are appended here
   std::filesystem::path errors = {};                 // stderr goes here instead, if not empty
+  std::vector<std::string> removed = {};             // variables of the parent's that the child does not get
 };
 
 struct ChildExit {
@@ -31,6 +32,8 @@ class ChildProcess {
  public:
   // Errors: kIo: not found, not executable.
   static base::Result<ChildProcess> start(const ChildCommand& command);
+  // A process that became a child of this one when its parent ended, and leads a group of its own. Errors: kSubject if it is none.
+  static base::Result<ChildProcess> adopt(int pid);
   ~ChildProcess();   // kills the group and reaps
   ChildProcess(ChildProcess&& other) noexcept;
   ChildProcess& operator=(ChildProcess&& other) noexcept;
@@ -41,6 +44,7 @@ class ChildProcess {
   std::optional<ChildExit> exited();
   std::optional<ChildExit> wait_for(std::chrono::milliseconds limit);
   void kill_group();
+  void terminate();   // SIGTERM, to the process alone
 
  private:
   ChildProcess(int pid, int pidfd) : pid_(pid), pidfd_(pidfd) {}

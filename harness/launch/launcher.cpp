@@ -7,6 +7,7 @@
 
 #include "harness/base/files.h"
 #include "harness/cases/lives.h"
+#include "harness/launch/fork_server.h"
 #include "harness/trace/trace.h"
 
 namespace moecheck::launch {
@@ -122,12 +123,46 @@ class ProcessLauncher final : public Launcher {
   }
 
  private:
-  base::Result<RankPool*> pool_for(model::Dim world_size) {
-    if (auto found = pools_.find(world_size); found != pools_.end()) return found->second.get();
-    const RankPool::Options options{options_.command, world_size, options_.scratch / fmt::format("p{}", next_pool_++), options_.start_limit};
-    auto pool = RankPool::start(options);
+  // open: of the case, but for the rendezvous; it and the operations go to ranks that take a case whole.
+  base::Result<RankPool*> pool_for(const cases::Life& life, const std::vector<Operation>& operations, subject::OpenRequest open) {
+    const model::Dim world_size = life.one.world_size();
+    if (auto found = pools_.find(world_size); found != pools_.end() && !options_.is_at_once) return found->second.get();
+    pools_.erase(world_size);
+    StartOptions start{options_.command, world_size, options_.scratch / fmt::format("p{}", next_pool_++), options_.start_limit};
+    start.prefix = options_.prefix;
+    start.listen = options_.listen;
+    start.on_sent = options_.on_sent;
+    if (options_.forks_ranks && options_.prefix.empty()) {
+      auto server = fork_server();
+      if (!server) return server.error();
+      start.fork_server = *server;
+    }
+    if (options_.is_at_once) {
+      open.rendezvous = RankPool::rendezvous_in(start.folder);
+      start.plan = plan_of(operations, subject::to_json(open));
+    }
+    auto pool = RankPool::start(start);
     if (!pool) return pool.error();
     return pools_.emplace(world_size, *std::move(pool)).first->second.get();
+  }
+
+  base::Result<ForkServer*> fork_server() {
+    if (fork_server_ == nullptr || !fork_server_->is_alive()) {
+      auto server = ForkServer::start({options_.command, options_.scratch / fmt::format("f{}", next_pool_++), options_.start_limit});
+      if (!server) return server.error();
+      fork_server_ = *std::move(server);
+    }
+    return fork_server_.get();
+  }
+
+  static std::vector<Json> plan_of(const std::vector<Operation>& operations, const Json& open) {
+    std::vector<Json> plan;
+    for (const Operation& operation : operations) {
+      plan.push_back(operation.name == "open" ? open : operation.request);
+      plan.back()["op"] = operation.name;
+      plan.back()["id"] = plan.size();
+    }
+    return plan;
   }
 
   struct LifeFolders {
@@ -140,13 +175,17 @@ class ProcessLauncher final : public Launcher {
   };
 
   CaseRun run_life(const std::vector<cases::Life>& lives, const cases::Life& life, const LifeFolders& folders, const Deadline& deadline) {
-    auto pool = pool_for(life.one.world_size());
-    if (!pool) return {pool.error().code == base::ErrorCode::kInterrupted ? RunEnd::kInterrupted : RunEnd::kBroken, pool.error().text(), {}, 0};
     const std::filesystem::path& trace = folders.traces[static_cast<std::size_t>(&life - lives.data())];
-    const Json open = subject::to_json(subject::OpenRequest{life.asked, (*pool)->rendezvous(), folders.checkpoint, trace});
+    std::vector<Operation> operations = operations_of(lives, life, folders.traces);
+    subject::OpenRequest open{life.asked, {}, folders.checkpoint, trace};
+    auto pool = pool_for(life, operations, open);
+    if (!pool) return {pool.error().code == base::ErrorCode::kInterrupted ? RunEnd::kInterrupted : RunEnd::kBroken, pool.error().text(), {}, 0};
+    open.rendezvous = (*pool)->rendezvous();
     (*pool)->begin_case(life.one.problem.mesh);
-    for (Operation& operation : operations_of(lives, life, folders.traces)) {
-      if (operation.name == "open") operation.request = open;
+    for (Operation& operation : operations) {
+      if (operation.crash != cases::CrashPoint::kNone && options_.is_at_once)
+        return {RunEnd::kUnsupported, "a subject that takes a case whole cannot be stopped at '" + std::string(cases::crash_point_name(operation.crash)) + "'", {}, 0};
+      if (operation.name == "open") operation.request = subject::to_json(open);
       operation.request["op"] = operation.name;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at - Clock::now());
       const Requests requests = requests_of(life, operation);
@@ -219,11 +258,16 @@ class ProcessLauncher final : public Launcher {
     return run;
   }
 
+  // A save that cannot be read was written by the subject itself.
+  static bool is_of_the_subject(const Operation& operation, std::string_view code) {
+    return code == "error" || (code == "io" && operation.request.contains("resume"));
+  }
+
   static std::vector<RaisedPhase> raised_by(const Operation& operation, const CallResult& result) {
     std::vector<RaisedPhase> raised;
     for (std::size_t r = 0; r < result.ranks.size(); ++r) {
       const auto& reply = result.ranks[r].reply;
-      if (!reply || reply->is_ok || reply->code != "error") continue;
+      if (!reply || reply->is_ok || !is_of_the_subject(operation, reply->code)) continue;
       raised.push_back({static_cast<model::Dim>(r), operation.name, reply->message, reply->traceback, operation.batch});
     }
     return raised;
@@ -251,7 +295,7 @@ class ProcessLauncher final : public Launcher {
   static std::optional<CaseRun> explain_replies(const Operation& operation, const CallResult& result) {
     for (std::size_t r = 0; r < result.ranks.size(); ++r) {
       const auto& reply = result.ranks[r].reply;
-      if (!reply || reply->is_ok || reply->code == "error") continue;
+      if (!reply || reply->is_ok || is_of_the_subject(operation, reply->code)) continue;
       const bool is_refusal = reply->code == "unsupported";
       return CaseRun{is_refusal ? RunEnd::kUnsupported : RunEnd::kBroken, fmt::format("rank {} in {}: {}", r, operation.text, reply->message), {}, 0};
     }
@@ -278,6 +322,7 @@ class ProcessLauncher final : public Launcher {
   }
 
   LauncherOptions options_;
+  std::unique_ptr<ForkServer> fork_server_;
   std::map<model::Dim, std::unique_ptr<RankPool>> pools_;
   int next_pool_ = 0;
   bool is_pool_good_ = false;   // after the last case

@@ -60,6 +60,11 @@ struct LauncherOptions {
   std::filesystem::path scratch;
   bool is_fresh_per_case = false;       // --fresh-ranks
   std::chrono::milliseconds start_limit{60'000};   // for --moecheck-describe, and for the ranks to say hello
+  std::vector<std::string> prefix = {};   // --launch: a launcher's words before the command
+  std::string listen = {};                // --listen: for ranks on other machines
+  bool forks_ranks = false;               // the subject has a server that does; not under a launcher
+  bool is_at_once = false;                // the subject takes a case whole
+  SentObserver on_sent = {};
 };
 
 // Persistent pools, one a world size. A pool in which a rank failed, hung, or ran a fault is replaced.

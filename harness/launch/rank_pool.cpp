@@ -1,13 +1,9 @@
 #include "harness/launch/rank_pool.h"
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
-#include <cstring>
-#include <netinet/in.h>
 #include <poll.h>
-#include <sys/socket.h>
-#include <sys/un.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -26,57 +22,14 @@ using Clock = std::chrono::steady_clock;
 
 // Ranks that wait for a failed one learn of it within this time, or never.
 constexpr std::chrono::milliseconds kGrace{1500};
-// A reply with a long traceback has some kilobytes.
-constexpr std::size_t kMaxLine = std::size_t{8} << 20;
+// What a launcher is given to notice that its ranks are gone, and then to end.
+constexpr std::chrono::milliseconds kLauncherGrace{3000};
 constexpr std::size_t kShown = 200;   // bytes of a bad line in a message
 
-struct Descriptor {
-  int fd = -1;
-  Descriptor() = default;
-  explicit Descriptor(int value) : fd(value) {}
-  Descriptor(Descriptor&& other) noexcept : fd(std::exchange(other.fd, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd, other.fd);
-    return *this;
-  }
-  ~Descriptor() {
-    if (fd >= 0) ::close(fd);
-  }
-};
-
 struct Rank {
-  ChildProcess process;
-  Descriptor listener;
-  Descriptor socket;
-  std::string buffer;
-  std::size_t num_searched = 0;   // bytes of the buffer that are known to hold no line end
-  bool is_greeted = false;
-  std::optional<subject::CollectiveEvent> waits_in;
+  StartedRank started;
+  std::optional<subject::CollectiveEvent> waits_in = {};
 };
-
-base::Result<Descriptor> listen_at(const std::filesystem::path& path) {
-  sockaddr_un address{};
-  address.sun_family = AF_UNIX;
-  if (path.string().size() >= sizeof address.sun_path)
-    return Error{ErrorCode::kIo, "path is too long for a socket; name a shorter folder with MOECHECK_TMPDIR", path.string()};
-  std::memcpy(address.sun_path, path.c_str(), path.string().size());
-  Descriptor listener(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (listener.fd < 0 || ::bind(listener.fd, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 || ::listen(listener.fd, 1) != 0)
-    return Error{ErrorCode::kIo, fmt::format("cannot listen: {}", std::strerror(errno)), path.string()};
-  return listener;
-}
-
-// A free TCP port, for subjects that rendezvous as torchrun does. Another program may take it before they do.
-int free_port() {
-  const Descriptor probe(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  sockaddr_in address{};
-  address.sin_family = AF_INET;
-  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t size = sizeof address;
-  if (::bind(probe.fd, reinterpret_cast<const sockaddr*>(&address), size) != 0) return 29500;
-  ::getsockname(probe.fd, reinterpret_cast<sockaddr*>(&address), &size);
-  return ntohs(address.sin_port);
-}
 
 int milliseconds_until(Clock::time_point deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
@@ -85,19 +38,18 @@ int milliseconds_until(Clock::time_point deadline) {
 
 class ProcessPool final : public RankPool {
  public:
-  explicit ProcessPool(Options options) : options_(std::move(options)) {}
+  explicit ProcessPool(StartOptions options) : options_(std::move(options)) {}
+  ~ProcessPool() override {
+    if (launcher_) end_launched();
+  }
 
   base::Status launch() {
     if (auto made = base::make_folders(rendezvous()); !made) return made.error();
-    const int port = free_port();
-    for (model::Dim r = 0; r < options_.world_size; ++r) {
-      auto listener = listen_at(socket_path(r));
-      if (!listener) return listener.error();
-      auto process = ChildProcess::start({options_.command, environment(r, port), log_path(r)});
-      if (!process) return process.error();
-      ranks_.push_back({*std::move(process), *std::move(listener), {}, {}, 0, false, {}});
-    }
-    return greet_all();
+    auto started = start_ranks(options_);
+    if (!started) return started.error();
+    launcher_ = std::move(started->launcher);
+    for (StartedRank& rank : started->ranks) ranks_.push_back({std::move(rank)});
+    return base::Ok{};
   }
 
   void begin_case(const model::Mesh& mesh) override { ledger_ = CollectiveLedger(mesh); }
@@ -107,11 +59,9 @@ class ProcessPool final : public RankPool {
     result_ = CallResult{CallEnd::kAnswered, std::vector<RankOutcome>(ranks_.size())};
     ++request_id_;
     abandoned_.reset();
-    for (std::size_t r = 0; r < ranks_.size(); ++r) {
-      ranks_[r].waits_in.reset();
-      send_line(r, requests[r]);
-    }
     deadline_ = Clock::now() + limit;
+    send_requests(requests);
+    if (options_.on_sent) options_.on_sent(requests[0], processes());
     while (!is_settled()) {
       if (Clock::now() >= deadline_) {
         if (result_.end == CallEnd::kAnswered) result_.end = CallEnd::kTimedOut;
@@ -130,97 +80,52 @@ class ProcessPool final : public RankPool {
     return std::move(result_);
   }
 
-  std::filesystem::path rendezvous() const override { return options_.folder / "rendezvous"; }
+  std::filesystem::path rendezvous() const override { return rendezvous_in(options_.folder); }
 
-  std::string last_output(model::Dim rank) const override {
-    return output_tail(log_path(rank));
-  }
+  std::string last_output(model::Dim rank) const override { return output_tail(log_path(options_, rank)); }
 
  private:
-  std::filesystem::path socket_path(model::Dim r) const { return options_.folder / fmt::format("s{}", r); }
-  std::filesystem::path log_path(model::Dim r) const { return options_.folder / fmt::format("rank{}.log", r); }
+  bool is_at_once() const { return !options_.plan.empty(); }
 
-  std::map<std::string, std::string> environment(model::Dim r, int port) const {
-    return {{"RANK", std::to_string(r)},          {"LOCAL_RANK", std::to_string(r)},
-            {"WORLD_SIZE", std::to_string(options_.world_size)}, {"LOCAL_WORLD_SIZE", std::to_string(options_.world_size)},
-            {"MASTER_ADDR", "127.0.0.1"},         {"MASTER_PORT", std::to_string(port)},
-            {"OMP_NUM_THREADS", "1"},             {subject::kSocketVariable, socket_path(r).string()}};
+  std::vector<int> processes() const {
+    std::vector<int> ids;
+    for (const Rank& rank : ranks_)
+      if (rank.started.process) ids.push_back(rank.started.process->pid());
+    return ids;
   }
 
-  Error start_error(std::size_t r, const std::string& what) const {
-    const std::string output = last_output(static_cast<model::Dim>(r));
-    return {ErrorCode::kSubject, fmt::format("rank {} {}{}{}", r, what, output.empty() ? "" : "; its output ends: ", output), options_.command[0]};
+  // The process whose end is the rank's; none where a launcher that lives on started it.
+  ChildProcess* process_of(std::size_t r) {
+    if (ranks_[r].started.process) return &*ranks_[r].started.process;
+    return is_at_once() && launcher_ ? &*launcher_ : nullptr;
   }
 
-  // All at once: a rank that waits for a dead one at its start must not hide how that one died.
-  base::Status greet_all() {
-    const auto deadline = Clock::now() + options_.start_limit;
-    while (true) {
-      std::vector<pollfd> fds;
-      for (const Rank& rank : ranks_) {
-        fds.push_back({rank.is_greeted ? -1 : rank.socket.fd >= 0 ? rank.socket.fd : rank.listener.fd, POLLIN, 0});
-        fds.push_back({rank.process.pidfd(), POLLIN, 0});
+  // The ranks leave when their sockets close; what does not is ended here, then the launcher.
+  void end_launched() {
+    for (Rank& rank : ranks_) rank.started.channel.close();
+    const auto deadline = Clock::now() + kGrace;
+    for (Rank& rank : ranks_) {
+      if (rank.started.foreign.fd < 0) continue;
+      pollfd fd{rank.started.foreign.fd, POLLIN, 0};
+      if (::poll(&fd, 1, milliseconds_until(deadline)) <= 0) kill_foreign(rank);
+    }
+    if (launcher_->wait_for(kLauncherGrace)) return;
+    launcher_->terminate();
+    launcher_->wait_for(kLauncherGrace);   // its end is in its destructor
+  }
+
+  static void kill_foreign(const Rank& rank) { ::syscall(SYS_pidfd_send_signal, rank.started.foreign.fd, SIGKILL, nullptr, 0); }
+
+  void send_requests(const std::vector<Json>& requests) {
+    for (std::size_t r = 0; r < ranks_.size(); ++r) {
+      ranks_[r].waits_in.reset();
+      if (is_at_once()) {
+        understand_lines(r);   // what it said while the one before was judged
+        continue;
       }
-      const bool has_news = ::poll(fds.data(), fds.size(), milliseconds_until(deadline)) > 0;
-      for (std::size_t r = 0; has_news && r < ranks_.size(); ++r) {
-        if (fds[2 * r].revents != 0)
-          if (auto greeted = greet(r); !greeted) return greeted;
-        if (const auto exit = ranks_[r].process.exited()) return start_error(r, "ended at start with " + exit->text());
-      }
-      const auto silent = std::ranges::find(ranks_, false, &Rank::is_greeted);
-      if (silent == ranks_.end()) return base::Ok{};
-      if (num_interrupts() >= 2) return Error{ErrorCode::kInterrupted, "interrupted", ""};
-      if (Clock::now() >= deadline)
-        return start_error(static_cast<std::size_t>(silent - ranks_.begin()), fmt::format("did not say hello within {} ms", options_.start_limit.count()));
-    }
-  }
-
-  base::Status greet(std::size_t r) {
-    Rank& rank = ranks_[r];
-    if (rank.socket.fd < 0) {
-      rank.socket = Descriptor(::accept4(rank.listener.fd, nullptr, nullptr, SOCK_CLOEXEC));
-      return base::Ok{};
-    }
-    if (!read_some(rank)) {
-      const auto exit = rank.process.wait_for(kGrace);
-      return start_error(r, exit ? "ended at start with " + exit->text() : "closed its socket before saying hello");
-    }
-    const auto line = take_line(rank);
-    if (!line && rank.buffer.size() <= kMaxLine) return base::Ok{};
-    const std::string text = line ? *line : rank.buffer;
-    auto hello = base::parse_json(text, "hello");
-    // find, not value(): a field of a wrong type must not throw.
-    const auto has = [&](const char* key, const Json& wanted) { return hello->contains(key) && (*hello)[key] == wanted; };
-    rank.is_greeted = hello && hello->is_object() && has("event", "hello") && has("protocol", subject::kProtocol);
-    if (!rank.is_greeted) return start_error(r, fmt::format("does not speak protocol {}: '{}'", subject::kProtocol, text.substr(0, kShown)));
-    return base::Ok{};
-  }
-
-  static bool read_some(Rank& rank) {
-    char chunk[1 << 14];
-    const ssize_t n = ::read(rank.socket.fd, chunk, sizeof chunk);
-    if (n > 0) rank.buffer.append(chunk, static_cast<std::size_t>(n));
-    return n > 0 || (n < 0 && errno == EINTR);
-  }
-
-  static std::optional<std::string> take_line(Rank& rank) {
-    const auto end = rank.buffer.find('\n', rank.num_searched);
-    rank.num_searched = end == std::string::npos ? rank.buffer.size() : 0;
-    if (end == std::string::npos) return std::nullopt;
-    std::string line = rank.buffer.substr(0, end);
-    rank.buffer.erase(0, end + 1);
-    return line;
-  }
-
-  void send_line(std::size_t r, Json request) {
-    request["id"] = request_id_;
-    const std::string line = request.dump() + "\n";
-    std::size_t done = 0;
-    while (done < line.size()) {
-      const ssize_t n = ::send(ranks_[r].socket.fd, line.data() + done, line.size() - done, MSG_NOSIGNAL);
-      if (n < 0 && errno == EINTR) continue;
-      if (n < 0) return;  // it is gone; its pidfd will say how
-      done += static_cast<std::size_t>(n);
+      Json request = requests[r];
+      request["id"] = request_id_;
+      ranks_[r].started.channel.send_line(request);
     }
   }
 
@@ -234,7 +139,14 @@ class ProcessPool final : public RankPool {
   }
 
   void carry_out(const Killing& killing) {
-    for (const model::Dim r : killing.ranks) ::kill(ranks_[static_cast<std::size_t>(r)].process.pid(), SIGKILL);
+    for (const model::Dim r : killing.ranks) {
+      Rank& rank = ranks_[static_cast<std::size_t>(r)];
+      if (rank.started.process) {
+        ::kill(rank.started.process->pid(), SIGKILL);
+      } else {
+        kill_foreign(rank);
+      }
+    }
     result_.end = CallEnd::kKilled;
     deadline_ = std::min(deadline_, Clock::now() + kGrace);
   }
@@ -253,8 +165,9 @@ class ProcessPool final : public RankPool {
     std::vector<pollfd> fds;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
       const bool is_open = !is_done(result_.ranks[r]);
-      fds.push_back({is_open ? ranks_[r].socket.fd : -1, POLLIN, 0});
-      fds.push_back({is_open ? ranks_[r].process.pidfd() : -1, POLLIN, 0});
+      const ChildProcess* process = process_of(r);
+      fds.push_back({is_open ? ranks_[r].started.channel.fd() : -1, POLLIN, 0});
+      fds.push_back({is_open && process != nullptr ? process->pidfd() : -1, POLLIN, 0});
     }
     if (::poll(fds.data(), fds.size(), milliseconds_until(deadline_)) <= 0) return;
     for (std::size_t r = 0; r < ranks_.size(); ++r) {
@@ -266,25 +179,40 @@ class ProcessPool final : public RankPool {
 
   void note_exit(std::size_t r) {
     if (is_done(result_.ranks[r])) return;
-    result_.ranks[r].exit = ranks_[r].process.exited();
-    if (result_.ranks[r].exit) note_failure(r);
+    const auto exit = process_of(r)->exited();
+    if (!exit) return;
+    if (is_at_once() && exit->signal == 0 && exit->exit_code == 0) {
+      // Nothing was asked of it, and it ended well.
+      result_.ranks[r].reply = subject::Reply{true, "", "", "", "", "", {}};
+      return;
+    }
+    result_.ranks[r].exit = exit;
+    note_failure(r);
   }
 
   void hear(std::size_t r) {
-    Rank& rank = ranks_[r];
-    if (!read_some(rank)) {
-      const auto exit = rank.process.wait_for(kGrace);
-      if (exit) {
-        result_.ranks[r].exit = exit;
-      } else {
-        result_.ranks[r].has_left = true;
-      }
+    if (!ranks_[r].started.channel.read_some()) {
+      ChildProcess* process = process_of(r);
+      const auto exit = process != nullptr ? process->wait_for(kGrace) : std::nullopt;
+      // A launcher that notices prints why.
+      if (process == nullptr) launcher_->wait_for(kGrace);
+      result_.ranks[r].exit = exit;
+      result_.ranks[r].has_left = !exit;
       return note_failure(r);
     }
-    while (auto line = take_line(rank)) understand(r, *line);
-    if (rank.buffer.size() > kMaxLine && !is_done(result_.ranks[r])) {
-      result_.ranks[r].protocol_error = fmt::format("sent more than {} bytes without a line end", kMaxLine);
+    understand_lines(r);
+    if (ranks_[r].started.channel.is_overfull() && !is_done(result_.ranks[r])) {
+      result_.ranks[r].protocol_error = fmt::format("sent more than {} bytes without a line end", Channel::kMaxLine);
       note_failure(r);
+    }
+  }
+
+  // A rank that was given the whole case is ahead: what follows its answer belongs to later requests.
+  void understand_lines(std::size_t r) {
+    while (!(is_at_once() && is_done(result_.ranks[r]))) {
+      const auto line = ranks_[r].started.channel.take_line();
+      if (!line) return;
+      understand(r, *line);
     }
   }
 
@@ -355,7 +283,8 @@ class ProcessPool final : public RankPool {
     deadline_ = std::min(deadline_, Clock::now() + kGrace);
   }
 
-  Options options_;
+  StartOptions options_;
+  std::optional<ChildProcess> launcher_;
   std::vector<Rank> ranks_;
   std::int64_t request_id_ = 0;
   CallResult result_;
@@ -367,7 +296,7 @@ class ProcessPool final : public RankPool {
 
 }  // namespace
 
-base::Result<std::unique_ptr<RankPool>> RankPool::start(const Options& options) {
+base::Result<std::unique_ptr<RankPool>> RankPool::start(const StartOptions& options) {
   auto pool = std::make_unique<ProcessPool>(options);
   if (auto launched = pool->launch(); !launched) return launched.error();
   return std::unique_ptr<RankPool>(std::move(pool));

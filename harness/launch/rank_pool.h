@@ -8,9 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "harness/base/json.h"
-#include "harness/launch/child_process.h"
 #include "harness/launch/collective_ledger.h"
+#include "harness/launch/rank_start.h"
 #include "harness/subject/protocol.h"
 
 namespace moecheck::launch {
@@ -48,15 +47,8 @@ struct CallResult {
 
 class RankPool {
  public:
-  struct Options {
-    std::vector<std::string> command;
-    model::Dim world_size = 1;
-    std::filesystem::path folder;              // sockets, logs and the rendezvous; made by the pool
-    std::chrono::milliseconds start_limit{60'000};
-  };
-
-  // Starts the ranks and waits until all said hello. Errors: kSubject with the rank's last output; kIo.
-  static base::Result<std::unique_ptr<RankPool>> start(const Options& options);
+  // Errors: as start_ranks.
+  static base::Result<std::unique_ptr<RankPool>> start(const StartOptions& options);
   virtual ~RankPool() = default;
 
   // Collectives that ranks enter from now on are over groups of this mesh; those of an earlier case are forgotten.
@@ -67,6 +59,7 @@ class RankPool {
   // With a killing the survivors have the grace to do what they do about it.
   virtual CallResult call(const std::vector<base::Json>& requests, std::chrono::milliseconds limit, const std::optional<Killing>& killing = {}) = 0;
   virtual std::filesystem::path rendezvous() const = 0;
+  static std::filesystem::path rendezvous_in(const std::filesystem::path& folder) { return folder / "rendezvous"; }
   virtual std::string last_output(model::Dim rank) const = 0;   // end of its stdout and stderr, one line
 };
 

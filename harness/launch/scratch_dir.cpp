@@ -1,10 +1,14 @@
 #include "harness/launch/scratch_dir.h"
 
+#include <array>
 #include <cerrno>
 #include <charconv>
+#include <climits>
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <unistd.h>
 
 #include <fmt/format.h>
@@ -22,15 +26,24 @@ fs::path parent_folder() {
   return fs::temp_directory_path();
 }
 
-// moecheck-<pid>-xxxxxx of a driver that was killed: nobody else would clean up.
+// Few letters, since sockets lie in the folder and their paths must be short.
+std::string host_tag() {
+  std::array<char, HOST_NAME_MAX + 1> name{};
+  ::gethostname(name.data(), name.size() - 1);
+  return fmt::format("{:08x}", static_cast<std::uint32_t>(std::hash<std::string_view>()(name.data())));
+}
+
+// moecheck-<pid>@<host>-xxxxxx of a driver that was killed: nobody else would clean up. The folder may be shared with other hosts, whose
+// processes have numbers of their own.
 void remove_orphans(const fs::path& parent) {
   std::error_code code;
   for (const auto& entry : fs::directory_iterator(parent, code)) {
     const std::string name = entry.path().filename();
     if (!name.starts_with(kPrefix)) continue;
     int pid = 0;
-    std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), pid);
-    if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), code);
+    const auto [end, _] = std::from_chars(name.data() + kPrefix.size(), name.data() + name.size(), pid);
+    const bool is_of_this_host = std::string(end).starts_with("@" + host_tag() + "-");
+    if (pid > 0 && is_of_this_host && ::kill(pid, 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), code);
   }
 }
 
@@ -39,7 +52,7 @@ void remove_orphans(const fs::path& parent) {
 base::Result<ScratchDir> ScratchDir::make() {
   const fs::path parent = parent_folder();
   remove_orphans(parent);
-  std::string pattern = (parent / fmt::format("{}{}-XXXXXX", kPrefix, ::getpid())).string();
+  std::string pattern = (parent / fmt::format("{}{}@{}-XXXXXX", kPrefix, ::getpid(), host_tag())).string();
   if (::mkdtemp(pattern.data()) == nullptr)
     return base::Error{base::ErrorCode::kIo, fmt::format("cannot make a scratch folder: {}; name a writable one with MOECHECK_TMPDIR", std::strerror(errno)),
                        parent.string()};

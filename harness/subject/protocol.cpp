@@ -133,7 +133,7 @@ std::string Capabilities::refusal(const cases::Case& one) const {
 Json to_json(const Capabilities& c) {
   Json json = {{"protocol", c.protocol}, {"name", c.name}, {"version", c.version}, {"implementations", Json::array()},
                {"dtypes", c.dtypes}, {"devices", c.devices}, {"phases", c.phases}, {"taps", c.taps}, {"weight_layouts", c.weight_layouts},
-               {"faults", Json::array()}};
+               {"faults", Json::array()}, {"fork_server", c.has_fork_server}, {"one_shot", c.is_one_shot}};
   for (const ImplementationInfo& impl : c.implementations)
     json["implementations"].push_back({{"name", impl.name}, {"summary", impl.summary}, {"mesh_dims", impl.mesh_dims},
                                        {"experts_backends", impl.experts_backends}});
@@ -175,6 +175,8 @@ base::Result<Capabilities> capabilities_from_json(const Json& json) {
       }
       c.faults.push_back(std::move(fault));
     }
+    c.has_fork_server = json.value("fork_server", false);
+    c.is_one_shot = json.value("one_shot", false);
     return c;
   });
 }

@@ -14,6 +14,17 @@
 //   rank -> driver   {"event": "enter" | "leave", "kind": s, "group": s, "sequence": n, "site": s, ...trace::Collective}   at any
 //                    time: a timeout names the collective that a rank waits in, and ranks that do not agree are told at once
 //   rank -> driver   {"event": "at", "point": "staged" | "torn" | "files" | "index" | "committed"}   in a save, where it is held
+// Other ways to be started, for subjects that offer them or are started by somebody else:
+//   under a launcher   the environment is the launcher's (harness/subject/rank_place.h says which); MOECHECK_SOCKET is one for all ranks,
+//                      a path or "tcp:host:port", and hello says besides "world_size", "machine": what names the machine and its numbering of processes
+//                      ("" where unknown), and "token": MOECHECK_TOKEN, if that is set
+//   fork_server        CMD is started once with MOECHECK_SERVER, a UNIX socket, where it says {"event": "hello", "protocol": 1} and is told
+//                      {"id": n, "op": "fork", "environment": {...}, "output": file}: a process forked twice, so that it becomes the
+//                      driver's child, leads a session of its own, writes stdout and stderr to the file, and is a rank with that
+//                      environment; the answer is {"id": n, "ok": true, "pid": p}
+//   one_shot           no socket: MOECHECK_CASE is a file, {"protocol": 1, "operations": [requests with their ids, open first], "answers": path};
+//                      rank r does them in order and appends what it would answer, and its events, to the file <answers><r>, until one is
+//                      not ok or all are done, and exits. One that answers nothing and exits with 0 did what it was told
 // "io": the rank could not read the checkpoint or write its trace; that is infrastructure and says nothing about the layer.
 // A closed socket asks the rank to leave. Stdout and stderr stay free. A phase's tensors are written to
 // TRACE/<folder of phase and batch>/rank<r>.safetensors (harness/trace/trace.h) before the reply. An unsupported case is refused, never run as
@@ -34,6 +45,9 @@ namespace moecheck::subject {
 
 inline constexpr int kProtocol = 1;
 inline constexpr const char* kSocketVariable = "MOECHECK_SOCKET";
+inline constexpr const char* kTokenVariable = "MOECHECK_TOKEN";
+inline constexpr const char* kServerVariable = "MOECHECK_SERVER";
+inline constexpr const char* kCaseVariable = "MOECHECK_CASE";
 
 struct OpenRequest {
   cases::Case one;
@@ -103,6 +117,8 @@ struct Capabilities {
   std::vector<std::string> taps;
   std::vector<std::string> weight_layouts;
   std::vector<FaultInfo> faults;
+  bool has_fork_server = false;
+  bool is_one_shot = false;           // takes a case whole, and nothing else
 
   const FaultInfo* find_fault(std::string_view fault) const;
   // Why the case is outside of what is declared; empty if it is inside.

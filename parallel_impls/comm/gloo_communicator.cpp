@@ -1,4 +1,5 @@
 #include <chrono>
+#include <cstdlib>
 
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 
@@ -12,7 +13,10 @@ constexpr std::chrono::minutes kGroupTimeout{10};
 
 c10::intrusive_ptr<c10d::Backend> make_gloo(const c10::intrusive_ptr<c10d::Store>& store, int group_rank, int size) {
   auto options = c10d::ProcessGroupGloo::Options::create(kGroupTimeout);
-  options->devices.push_back(c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+  // As torch.distributed takes it; the ranks of one machine need no other than its own.
+  const char* interface = std::getenv("GLOO_SOCKET_IFNAME");
+  options->devices.push_back(interface != nullptr ? c10d::ProcessGroupGloo::createDeviceForInterface(interface)
+                                                  : c10d::ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
   options->threads = 1;
   return c10::make_intrusive<c10d::ProcessGroupGloo>(store, group_rank, size, options);
 }

@@ -2,22 +2,29 @@
 //
 // In a case: impl=<misdeed>.<rank>.<request>, as in impl=segv.1.forward, or impl=segv.1.forward.2 for batch 2; the other ranks, and impl=honest, do as they are told.
 // At its start: a word on the command line (see start_misdeed); --moecheck-describe is answered before or after it.
+#include <arpa/inet.h>
 #include <array>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <fcntl.h>
 #include <fstream>
+#include <netinet/in.h>
 #include <string>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <fmt/format.h>
 
 #include "harness/base/files.h"
 #include "harness/subject/protocol.h"
+#include "harness/subject/rank_place.h"
 #include "harness/trace/trace.h"
 
 namespace {
@@ -81,23 +88,43 @@ Misdeed misdeed_from(const std::string& impl) {
   hang();
 }
 
+int connected(const std::string& address) {
+  if (const auto colon = address.rfind(':'); address.starts_with("tcp:")) {
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_port = htons(static_cast<std::uint16_t>(std::stoi(address.substr(colon + 1))));
+    ::inet_pton(AF_INET, address.substr(4, colon - 4).c_str(), &at.sin_addr);
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (::connect(fd, reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0) std::exit(9);
+    return fd;
+  }
+  sockaddr_un at{};
+  at.sun_family = AF_UNIX;
+  std::memcpy(at.sun_path, address.data(), std::min(address.size(), sizeof at.sun_path - 1));
+  const int fd = ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (::connect(fd, reinterpret_cast<const sockaddr*>(&at), sizeof at) != 0) std::exit(9);
+  return fd;
+}
+
+// To the driver; or the requests of a case that is given whole, and a file for what is said.
 class Socket {
  public:
-  explicit Socket(const std::string& path) : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.data(), std::min(path.size(), sizeof address.sun_path - 1));
-    if (::connect(fd_, reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) std::exit(9);
+  explicit Socket(const std::string& address) : fd_(connected(address)) {}
+  Socket(const std::filesystem::path& whole_case, long rank) : requests_(std::deque<std::string>()) {
+    const Json json = Json::parse(std::ifstream(whole_case));
+    for (const Json& request : json["operations"]) requests_->push_back(request.dump());
+    fd_ = ::open((json["answers"].get<std::string>() + std::to_string(rank)).c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   }
   void send(std::string_view bytes) const {
     while (!bytes.empty()) {
-      const ssize_t n = ::send(fd_, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+      const ssize_t n = ::write(fd_, bytes.data(), bytes.size());
       if (n <= 0) std::exit(0);  // the driver is gone
       bytes.remove_prefix(static_cast<std::size_t>(n));
     }
   }
   void send_line(const Json& message) const { send(message.dump() + "\n"); }
   std::string read_line() {
+    if (requests_) return next_request();
     std::string line;
     for (char c = 0; ::read(fd_, &c, 1) == 1;) {
       if (c == '\n') return line;
@@ -108,7 +135,15 @@ class Socket {
   void close() const { ::close(fd_); }
 
  private:
-  int fd_;
+  std::string next_request() {
+    if (requests_->empty()) std::exit(0);
+    std::string request = std::move(requests_->front());
+    requests_->pop_front();
+    return request;
+  }
+
+  int fd_ = -1;
+  std::optional<std::deque<std::string>> requests_;
 };
 
 trace::Collective all_reduce_of(std::int64_t sequence) { return {"all_reduce", "ep", sequence, "sum", "fp32", 35, 140, {}, {}, "output/y_TD"}; }
@@ -217,14 +252,60 @@ void answer_badly(const std::string& name, const Socket& socket, const subject::
   if (name == "twice") socket.send_line(reply);
 }
 
+// What a rank says first.
+Json hello_of(long rank) {
+  const auto world_size = subject::rank_place(subject::process_environment()).value().world_size;
+  Json hello = {{"event", "hello"}, {"protocol", subject::kProtocol}, {"rank", rank}, {"world_size", world_size}, {"pid", ::getpid()}, {"machine", subject::machine_name()}};
+  if (const char* token = std::getenv(subject::kTokenVariable)) hello["token"] = token;
+  return hello;
+}
+
+// A rank, forked twice, so that the driver adopts it. Returns in the rank alone with its socket's address set.
+void serve_forks(const std::string& address) {
+  Socket server(address);
+  server.send_line({{"event", "hello"}, {"protocol", subject::kProtocol}});
+  while (true) {
+    const Json request = Json::parse(server.read_line());
+    std::array<int, 2> ends{};
+    if (::pipe(ends.data()) != 0) std::exit(8);
+    const pid_t between = ::fork();
+    if (between == 0) {
+      const pid_t parent = ::getpid();
+      const pid_t own = ::fork();
+      if (own != 0) {
+        if (::write(ends[1], &own, sizeof own) < 0) std::_Exit(8);
+        std::_Exit(0);
+      }
+      while (::getppid() == parent) ::usleep(500);
+      ::prctl(PR_SET_PDEATHSIG, SIGKILL);
+      ::setsid();
+      server.close();
+      for (const auto& [name, value] : request["environment"].items()) ::setenv(name.c_str(), value.get<std::string>().c_str(), 1);
+      return;
+    }
+    pid_t own = -1;
+    if (::read(ends[0], &own, sizeof own) < 0) std::exit(8);
+    ::close(ends[0]);
+    ::close(ends[1]);
+    ::waitpid(between, nullptr, 0);
+    server.send_line({{"id", request["id"]}, {"ok", true}, {"pid", own}});
+  }
+}
+
 int serve(const std::string& start_misdeed) {
-  const long rank = std::strtol(std::getenv("RANK"), nullptr, 10);
+  if (const char* server = std::getenv(subject::kServerVariable)) {
+    if (start_misdeed == "server_ends") return 5;
+    serve_forks(server);
+  }
+  const long rank = subject::rank_place(subject::process_environment()).value().rank;
   if (start_misdeed == "never_says_hello") hang();
   if (start_misdeed == "ends_at_start" && rank == 1) {
     std::fprintf(stderr, "no such device\n");
     return 7;
   }
-  Socket socket(std::getenv(subject::kSocketVariable));
+  if (start_misdeed == "silent_at_once") return 0;
+  const char* whole_case = std::getenv(subject::kCaseVariable);
+  Socket socket = whole_case != nullptr ? Socket(whole_case, rank) : Socket(std::getenv(subject::kSocketVariable));
   if (start_misdeed == "rank_1_ends_others_wait") {
     if (rank == 1) die_of(SIGSEGV);
     hang();
@@ -234,7 +315,9 @@ int serve(const std::string& start_misdeed) {
   if (start_misdeed == "hello_of_wrong_types") socket.send_line({{"event", 5}, {"protocol", "one"}});
   if (start_misdeed == "hello_without_end")
     while (true) socket.send(std::string(1 << 16, 'x'));
-  socket.send_line({{"event", "hello"}, {"protocol", subject::kProtocol}, {"rank", rank}, {"pid", ::getpid()}});
+  if (start_misdeed == "both_are_rank_1") socket.send_line(hello_of(1));
+  if (start_misdeed == "rank_of_another_world") socket.send_line(hello_of(rank + 2));
+  if (whole_case == nullptr) socket.send_line(hello_of(rank));
   std::optional<subject::OpenRequest> open;
   while (true) {
     const Json request = Json::parse(socket.read_line());
@@ -291,6 +374,7 @@ int describe(const std::string& start_misdeed) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  ::signal(SIGPIPE, SIG_IGN);   // the driver may be gone
   std::string start_misdeed;
   bool is_asked = false;
   for (int i = 1; i < argc; ++i) {

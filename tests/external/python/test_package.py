@@ -14,8 +14,9 @@ import driver_runs
 
 from moecheck import registry, testing
 from moecheck.case import Unsupported
-from moecheck.protocol import LineSocket, main, reply_to
+from moecheck.protocol import main, reply_to
 from moecheck.safetensors_file import FileFailure
+from moecheck.talk import LineSocket
 from moecheck.taps import KNOWN
 
 

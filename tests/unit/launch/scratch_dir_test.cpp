@@ -16,11 +16,13 @@ class ScratchDirTest : public TemporaryFolder {
   ScratchDirTest() { ::setenv("MOECHECK_TMPDIR", folder_.c_str(), 1); }
   ~ScratchDirTest() override { ::unsetenv("MOECHECK_TMPDIR"); }
 
-  fs::path folder_of(int pid) const {
-    const fs::path folder = folder_ / ("moecheck-" + std::to_string(pid) + "-abcdef");
+  // As ScratchDir names them, but for the process.
+  fs::path folder_of(int pid, const std::string& host = host_in(ScratchDir::make().value().path().filename())) const {
+    const fs::path folder = folder_ / ("moecheck-" + std::to_string(pid) + "@" + host + "-abcdef");
     fs::create_directories(folder / "w0" / "trace");
     return folder;
   }
+  static std::string host_in(const std::string& name) { return name.substr(name.find('@') + 1, name.rfind('-') - name.find('@') - 1); }
 };
 
 TEST_F(ScratchDirTest, LiesWhereMoecheckTmpdirSays) {
@@ -60,6 +62,15 @@ TEST_F(ScratchDirTest, RemovesTheFolderOfADriverThatIsGone) {
 
 TEST_F(ScratchDirTest, LeavesTheFolderOfALivingDriverAlone) {
   const fs::path other = folder_of(::getppid());
+  const ScratchDir scratch = ScratchDir::make().value();
+  EXPECT_TRUE(fs::exists(other));
+}
+
+TEST_F(ScratchDirTest, LeavesFoldersOfOtherHostsAloneWhoseProcessesItCannotSee) {
+  const pid_t gone = ::fork();
+  if (gone == 0) ::_exit(0);
+  ::waitpid(gone, nullptr, 0);
+  const fs::path other = folder_of(gone, "another");
   const ScratchDir scratch = ScratchDir::make().value();
   EXPECT_TRUE(fs::exists(other));
 }

@@ -1,48 +1,22 @@
-"""The rank's end of the protocol (harness/subject/protocol.h): JSON lines over a UNIX socket, until the driver closes it."""
+"""The rank's end of the protocol (harness/subject/protocol.h): requests, answers and failures."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from moecheck.case import Unsupported
+from moecheck.process import end_with_parent, leave, open_standard_streams
+from moecheck.rank_place import machine_name, rank_place
 from moecheck.registry import PROTOCOL, describe
 from moecheck.safetensors_file import FileFailure
+from moecheck.talk import CASE_VARIABLE, SOCKET_VARIABLE, TOKEN_VARIABLE, talk_to_driver
 
-SOCKET_VARIABLE = "MOECHECK_SOCKET"
 _USAGE_EXIT = 4
-
-
-class LineSocket:
-    """Errors: OSError if nobody listens at `path`."""
-
-    def __init__(self, path: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(path)
-        self._lines = self._socket.makefile("r", encoding="utf-8", newline="\n")
-
-    def close(self) -> None:
-        self._lines.close()
-        self._socket.close()
-
-    def read(self) -> dict[str, Any] | None:
-        """Nothing when the driver closed it."""
-        try:
-            line = self._lines.readline()
-        except ConnectionError:
-            return None
-        return json.loads(line) if line else None
-
-    def write(self, message: Mapping[str, Any]) -> None:
-        # If the driver is gone, the next read says so.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
 
 
 def _failure(code: str, error: BaseException) -> dict[str, Any]:
@@ -68,17 +42,33 @@ def reply_to(request: Mapping[str, Any], answer: Callable[[Mapping[str, Any]], d
         return _failure("oom" if _is_out_of_memory(error) else "error", error)
 
 
-def _serve() -> None:
+def _hello() -> dict[str, Any]:
+    return {"event": "hello", "protocol": PROTOCOL, "pid": os.getpid()}
+
+
+def _serve_rank() -> None:
     from moecheck.session import Session
+
+    place = rank_place()
+    talk = talk_to_driver(place.rank)
+    session = Session(place.rank, place.local_rank, place.world_size, talk.write)
+    token = {"token": os.environ[TOKEN_VARIABLE]} if TOKEN_VARIABLE in os.environ else {}
+    talk.write({**_hello(), "rank": place.rank, "world_size": place.world_size, "machine": machine_name(), **token})
+    while (request := talk.read()) is not None:
+        talk.write({**reply_to(request, session.answer), "id": request.get("id", 0)})
+
+
+def _serve() -> None:
+    from moecheck.fork_server import SERVER_VARIABLE, serve_forks
     from moecheck.warm import prepare
 
-    rank, local_rank, world_size = (int(os.environ[name]) for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE"))
-    line_socket = LineSocket(os.environ[SOCKET_VARIABLE])
+    if SERVER_VARIABLE in os.environ:
+        prepare()
+        serve_forks(os.environ[SERVER_VARIABLE], _hello(), _serve_rank)
+        return
+    end_with_parent()
     prepare()
-    session = Session(rank, local_rank, world_size, line_socket.write)
-    line_socket.write({"event": "hello", "protocol": PROTOCOL, "rank": rank, "pid": os.getpid()})
-    while (request := line_socket.read()) is not None:
-        line_socket.write({**reply_to(request, session.answer), "id": request.get("id", 0)})
+    _serve_rank()
 
 
 def _version() -> str:
@@ -91,16 +81,14 @@ def _version() -> str:
 def main(arguments: list[str] | None = None) -> None:
     """A subject's main program: says what it offers if asked with --moecheck-describe, else serves the driver that started it.
     Does not return."""
+    open_standard_streams()
     program = os.path.basename(sys.argv[0])
     if "--moecheck-describe" in (sys.argv[1:] if arguments is None else arguments):
         print(json.dumps(describe(program, _version()), indent=1))
         sys.exit(0)
-    if SOCKET_VARIABLE not in os.environ:
+    if not {SOCKET_VARIABLE, CASE_VARIABLE, "MOECHECK_SERVER"} & os.environ.keys():
         print(f"{program}: {SOCKET_VARIABLE} is not set; this program is started by moecheck: "
               f'moecheck run --subject "python {sys.argv[0]}", or ask it for --moecheck-describe', file=sys.stderr)
         sys.exit(_USAGE_EXIT)
     _serve()
-    # Threads of process groups may still be in a collective that lost its peers: no destructors, no waiting.
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+    leave(0)
