@@ -12,6 +12,7 @@
 #include "reference/observed_weights.h"
 #include "reference/stages.h"
 #include "reference/step_stages.h"
+#include "reference/whole_layer.h"
 
 namespace moecheck::reference {
 namespace {
@@ -159,6 +160,20 @@ class ExpertLoop {
   GradExpertStages gradients_;
 };
 
+// The layer as a whole, where stages cannot be judged one by one. Goes over the experts once more.
+void evaluate_whole(const cases::Case& one, const inputs::Generator& generator, const ObservedLayer& layer, Dim batch, Weights<float>& weights,
+                    Expected& expected) {
+  if (!WholeLayer::is_needed(layer, expected)) return;
+  const std::optional<Matrix<float>> w_router_ED = weights.has_router() ? std::optional(weights.router_ED()) : std::nullopt;
+  WholeLayer whole(one, layer, w_router_ED ? &*w_router_ED : nullptr, generated_output_grad(generator, batch), expected);
+  for (Dim e = 0; e < one.problem.model.num_experts; ++e) {
+    if (!whole.has_rows(e)) continue;
+    if (weights.has_expert(e)) whole.add(e, weights.expert(e));
+    else whole.skip(e);
+  }
+  whole.write();
+}
+
 std::unique_ptr<Weights<float>> weights_of(const cases::Case& one, const inputs::Generator& generator, Dim batch, const trace::Trace& observed) {
   if (one.step_of(batch) == 0) return std::make_unique<GeneratedWeights<float>>(generator);
   return std::make_unique<ObservedWeights>(one.problem, observed);
@@ -195,6 +210,7 @@ Expected evaluate(const cases::Case& one, std::span<const trace::Trace> batches)
   end_to_end.write_outputs(expected);
   evaluate_gradients(generator, batch, layer, expected);
   experts.write(expected, w_router_ED ? &*w_router_ED : nullptr);
+  evaluate_whole(one, generator, layer, batch, *weights, expected);
   expect_step(one, batches, expected);
   return expected;
 }

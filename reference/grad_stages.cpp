@@ -9,11 +9,6 @@
 namespace moecheck::reference {
 namespace {
 
-// exp, sum, division, products of silu' in fp32.
-constexpr Dim kSiluTerms = 12;
-// exp, shift, division and the two products of the softmax's backward, beside its sum over E.
-constexpr Dim kSoftmaxTerms = 32;
-
 // The summands themselves are what is stored.
 void set_stored(ExpectedTap& tap, std::int64_t roundings) {
   tap.stored = tap.magnitude;

@@ -9,6 +9,11 @@
 
 namespace moecheck::reference {
 
+// Roundings of an element: exp, sum, division, products of silu' in fp32.
+constexpr Dim kSiluTerms = 12;
+// Likewise exp, shift, division and the two products of the softmax's backward, beside its sum over E.
+constexpr Dim kSoftmaxTerms = 32;
+
 // dL/dy of all tokens of a batch (their global indices are the rows), generated: the loss is a plain sum over tokens of <y, dL/dy>.
 Matrix<double> generated_output_grad(const inputs::Generator& generator, Dim batch);
 

@@ -10,9 +10,9 @@
 namespace moecheck::check {
 namespace {
 
-bool has_row(const trace::ExpectedTap& expected, std::int64_t row) {
+bool has_row(const std::vector<std::uint8_t>& is_comparable, std::int64_t row) {
   const auto index = static_cast<std::size_t>(row);
-  return index >= expected.is_comparable.size() || expected.is_comparable[index] != 0;
+  return index >= is_comparable.size() || is_comparable[index] != 0;
 }
 
 // NaN beats every number.
@@ -73,14 +73,16 @@ void set_figures(const Comparison& comparison, record::Finding& finding) {
   finding.compared = comparison.compared;
 }
 
-Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule) {
-  MOECHECK_REQUIRE(got.shape() == expected.value.shape(), std::string(rule.tap));
+namespace {
+
+// Expected: a value and is_comparable. bound_at(i) is the bound of element i.
+template <typename Expected, typename BoundAt>
+Comparison compare_elements(const base::HostTensor& got, const Expected& expected, base::DType store, BoundAt bound_at) {
   Comparison result;
-  const ElementBounds bounds(expected, rule);
   const std::int64_t rows = got.shape().empty() ? 1 : got.dim(0);
   const std::int64_t columns = rows == 0 ? 0 : got.numel() / rows;
   for (std::int64_t row = 0; row < rows; ++row) {
-    if (!has_row(expected, row)) {
+    if (!has_row(expected.is_comparable, row)) {
       ++result.skipped_rows;
       continue;
     }
@@ -88,8 +90,8 @@ Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& ex
     for (std::int64_t i = row * columns; i < (row + 1) * columns; ++i) {
       const double value = expected.value.at(i);
       if (!std::isfinite(value)) continue;
-      const double bound = bounds.at(i);
-      const double want = bound == 0 ? base::round_to(rule.store, value) : value;
+      const double bound = bound_at(i);
+      const double want = bound == 0 ? base::round_to(store, value) : value;
       const double seen = got.at(i);
       const double error = std::fabs(seen - want);
       const double used = tolerance::used(error, bound);
@@ -110,6 +112,19 @@ Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& ex
     result.rows_over += over > 0 ? 1 : 0;
   }
   return result;
+}
+
+}  // namespace
+
+Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule) {
+  MOECHECK_REQUIRE(got.shape() == expected.value.shape(), std::string(rule.tap));
+  const ElementBounds bounds(expected, rule);
+  return compare_elements(got, expected, rule.store, [&](std::int64_t i) { return bounds.at(i); });
+}
+
+Comparison compare_whole(const base::HostTensor& got, const trace::WholeTap& expected, base::DType store) {
+  MOECHECK_REQUIRE(got.shape() == expected.value.shape(), base::shape_text(got.shape()));
+  return compare_elements(got, expected, store, [&](std::int64_t i) { return expected.bound.at(i); });
 }
 
 bool same_element_bits(const base::HostTensor& a, std::int64_t at_a, const base::HostTensor& b, std::int64_t at_b) {

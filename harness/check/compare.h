@@ -46,6 +46,8 @@ void set_figures(const Comparison& comparison, record::Finding& finding);
 // Elements whose expected value is NaN or infinite are not compared: the stage's own inputs were bad, another stage is to blame.
 // Requires: got has the shape of expected.value.
 Comparison compare_tap(const base::HostTensor& got, const trace::ExpectedTap& expected, const CompareRule& rule);
+// The same with the bounds that the reference composed; a bound of 0 demands the value rounded to the dtype.
+Comparison compare_whole(const base::HostTensor& got, const trace::WholeTap& expected, base::DType store);
 
 // Largest |got - want| allowed at each element of a stage; the expected values may be rounded first (exact). What does not depend
 // on the element is looked up once. Requires: `expected` outlives this.

@@ -103,6 +103,13 @@ const trace::ExpectedTap* expected_tap(const CheckInput& input, Dim rank, std::s
   return found == taps.end() ? nullptr : &found->second;
 }
 
+const trace::WholeTap* whole_tap(const CheckInput& input, Dim rank, std::string_view tap) {
+  if (rank >= static_cast<Dim>(input.expected.ranks.size())) return nullptr;
+  const auto& taps = input.expected.ranks[static_cast<std::size_t>(rank)].whole;
+  const auto found = taps.find(tap);
+  return found == taps.end() ? nullptr : &found->second;
+}
+
 bool is_exact(const CheckInput& input) {
   return input.one.problem.values == model::Values::kExact && input.one.step_of(input.batch) == 0;
 }

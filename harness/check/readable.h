@@ -54,6 +54,8 @@ bool is_all_to_all(const CheckInput& input);
 const trace::RankTrace* rank_trace(const CheckInput& input, Dim rank);
 // What the reference says about a tap; nullptr if it says nothing.
 const trace::ExpectedTap* expected_tap(const CheckInput& input, Dim rank, std::string_view tap);
+// What it says given only what goes into the layer, where the tap's stage cannot be judged; nullptr if nothing.
+const trace::WholeTap* whole_tap(const CheckInput& input, Dim rank, std::string_view tap);
 
 // Every sum of the forward is exact by construction: values=exact, until a step moves the weights.
 bool is_exact(const CheckInput& input);

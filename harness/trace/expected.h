@@ -24,8 +24,19 @@ struct ExpectedTap {
   std::int64_t roundings = 0;
 };
 
+// What a tap has to be given only what goes into the layer, for one whose stage's own inputs are not shown.
+struct WholeTap {
+  base::HostTensor value;   // fp64, the shape of the observed local tensor
+  base::HostTensor bound;   // fp64, same shape: composed over all stages before (harness/tolerance/composed.h)
+  // Per row: of the l2 norm of its error, often far below that of its elements' bounds. Empty: nothing beyond these is known.
+  std::vector<double> row_bound = {};
+  std::vector<std::uint8_t> is_comparable = {};   // per row, as in ExpectedTap
+};
+
 struct ExpectedRank {
   std::map<std::string, ExpectedTap, std::less<>> taps;
+  // Only of taps that are shown and not in `taps`: nothing is judged twice.
+  std::map<std::string, WholeTap, std::less<>> whole;
   // fp32 end-to-end layer output from generated inputs with the subject's routing (T, D); empty if the routing is unusable.
   base::HostTensor end_to_end_TD;
 };

@@ -22,7 +22,8 @@ using record::CheckState;
 using record::Verdict;
 
 // Checks that no fault of the zoo is declared to show, each with the reason, but damaged traces in tests/unit/check do.
-const std::set<std::string> kCaughtByUnitTests = {};
+// The in-tree implementations show their inside: layer_parity has nothing to do there.
+const std::set<std::string> kCaughtByUnitTests = {"layer_parity"};
 
 class Detection : public testing::Test {
  protected:
@@ -123,14 +124,14 @@ TEST_F(Detection, PassesTheSmokeAndBackwardSuitesAndLooksAtSomethingInEachCase) 
   }
   const auto compared = compared_in(run(std::move(cases)));
   for (const check::Check& one : check::checks())
-    EXPECT_EQ(compared.contains(one.name), one.run != nullptr) << one.name;
+    EXPECT_EQ(compared.contains(one.name), one.run != nullptr && !kCaughtByUnitTests.contains(std::string(one.name))) << one.name;
 }
 
 TEST_F(Detection, PassesTheCheckpointSuiteAndLooksAtSomethingInEachCase) {
   auto cases = cases_of("suites/checkpoint.yaml");
   EXPECT_GE(cases.size(), 90U);
   const auto compared = compared_in(run(std::move(cases)));
-  for (const check::Check& one : check::checks()) EXPECT_TRUE(compared.contains(one.name)) << one.name << " compared nothing in any case";
+  for (const check::Check& one : check::checks()) EXPECT_NE(compared.contains(one.name), kCaughtByUnitTests.contains(std::string(one.name))) << one.name;
 }
 
 TEST_F(Detection, ReshardsFromEveryLayoutToEveryOtherAndBack) {

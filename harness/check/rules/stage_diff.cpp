@@ -112,7 +112,8 @@ CheckOutcome run(const CheckInput& input) {
   for (const std::string_view tap : staged)
     for (Dim rank = 0; rank < input.one.world_size(); ++rank)
       if (const auto* expected = expected_tap(input, rank, tap)) look_at(input, rank, tap, *expected, tally);
-      else if (taps.get(rank, tap) != nullptr) tally.outcome.note += fmt::format("; {} of rank {} not judged: its inputs are missing", tap, rank);
+      else if (taps.get(rank, tap) != nullptr && whole_tap(input, rank, tap) == nullptr)
+        tally.outcome.note += fmt::format("; {} of rank {} not judged: its inputs are missing", tap, rank);
   for (Dim rank = 0; rank < input.one.world_size(); ++rank) look_at_whole(input, rank, tally);
   if (tally.all_zero) tally.outcome.compared = 0;
   conclude(tally.outcome, "nothing but zeros was compared, or nothing at all");

@@ -29,7 +29,7 @@ void cut_forward(SimulatedRun& run, std::size_t rank, const std::string& message
   run.failures.push_back({static_cast<std::int64_t>(rank), "forward", message, ""});
 }
 
-TEST(Checks, AreNineteenAndDocumentThemselves) {
+TEST(Checks, AreTwentyAndDocumentThemselves) {
   std::set<std::string_view> names;
   for (const Check& check : checks()) {
     names.insert(check.name);
@@ -37,7 +37,7 @@ TEST(Checks, AreNineteenAndDocumentThemselves) {
     EXPECT_NE(check.run == nullptr, check.run_case == nullptr) << check.name;
   }
   EXPECT_THAT(names, testing::ElementsAre("checkpoint_census", "checkpoint_round_trip", "comm_log", "euler_identity", "expert_census", "gradient_parity",
-                                          "nonfinite", "optimizer", "path_taken", "phase_completion", "placement", "replica_agreement",
+                                          "layer_parity", "nonfinite", "optimizer", "path_taken", "phase_completion", "placement", "replica_agreement",
                                           "resume_determinism", "routing_ties", "save_undisturbed", "shape_pairing", "stage_diff",
                                           "token_conservation", "training_state"));
 }
