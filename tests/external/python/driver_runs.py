@@ -41,6 +41,27 @@ def command(file: Path) -> str:
     return f"{shlex.quote(sys.executable)} {shlex.quote(str(file))}"
 
 
+def needs_xxhash(test):
+    try:
+        import xxhash  # noqa: F401
+    except ImportError:
+        return unittest.skip("the package xxhash is not there")(test)
+    return test
+
+
+def driver(*arguments):
+    return subprocess.run([str(BIN / "moecheck"), *map(str, arguments)], capture_output=True, text=True, check=False)
+
+
+def keep_saves(folder: Path, cases, *options) -> list[Path]:
+    """The saves of cases that are run into `folder`, in their order."""
+    chosen = [part for case in cases for part in ("--case", case)]
+    ended = driver("run", *chosen, "--keep-traces", "all", "--out", folder, *options)
+    if ended.returncode != 0:
+        raise AssertionError(ended.stdout + ended.stderr)
+    return sorted((folder / "traces").rglob("saved/step-*"))
+
+
 def run_cases(file: Path, cases, options=()):
     from moecheck import testing
 

@@ -137,7 +137,7 @@ class RefusedCases(unittest.TestCase):
     def test_are_unsupported_and_leave_the_ranks_as_good_as_before(self):
         refused = ["mesh=tp=2", "mesh=ep=2 experts_backend=grouped_mm", "mesh=ep=2 tokens_over=dp,fsdp,ep", "mesh=ep=2 softmax=after_topk",
                    "mesh=ep=2 apply_scores=before_experts", "mesh=ep=2 recompute=true", "mesh=ep=2 loader=full_then_shard",
-                   "mesh=ep=2 phases=load save=sharded restart=ep=4", "mesh=ep=2 dtype=bf16 experts=12 d_model=16 d_ff=8 device=cuda"]
+                   "mesh=ep=2 dtype=bf16 experts=12 d_model=16 d_ff=8 device=cuda"]
         cases = [f"impl=naive_ep model=qwen3_moe {c}" for c in (*refused, "mesh=ep=2")]
         records = driver_runs.run_cases(driver_runs.EXAMPLES / "naive_ep.py", cases)
         self.assertEqual([r["verdict"] for r in records], ["unsupported"] * len(refused) + ["pass"])

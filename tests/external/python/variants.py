@@ -18,7 +18,7 @@ BROKEN = {
 }
 
 _LOAD_DTENSOR = '''ctx.parameters(())
-        ctx.params.clear()
+        del ctx.params[1:]   # all but the attention weight
         from torch.distributed.tensor import DTensor, Replicate, Shard
         mesh = ctx.device_mesh()
         for name, read, place in (("router/w_ED", "router_ED", Replicate()), ("experts/gate_up_EGD", "gate_up_EGD", Shard(0)),
@@ -29,6 +29,7 @@ _LOAD_DTENSOR = '''ctx.parameters(())
 
 _LOAD_PIECES = '''torch.nn.Module()
         mine = range(self.first, self.first + self.num_local)
+        self.w.attention_DD = ctx.parameter("param/attention/w_DD", ctx.weights.attention_DD())
         self.w.router_ED = ctx.parameter("param/router/w_ED", ctx.weights.router_ED())
         for name in ("gate_up_EGD", "down_EDF"):
             pieces = torch.nn.ParameterList([torch.nn.Parameter(getattr(ctx.weights, name)([e])[0]) for e in mine])

@@ -27,6 +27,7 @@ class ParamTap:
     read: Callable[[Of], Any]
     cuts: tuple[Cut, ...]
     global_shape: tuple[int, ...]
+    write: Callable[[Of, Any], None] | None = None
 
     def show(self, tapper: Tapper, prefix: str, of: Of) -> None:
         tensor = self.read(of)
@@ -53,6 +54,8 @@ class Context:
         self.checkpoint = Checkpoint(case, rank, checkpoint)
         self.comm = comm
         self.tapper = Tapper(case.mesh)
+        self.saves: Any = None
+        """What a save holds, to write and to read it (moecheck/saves.py); once the case is open."""
         self.params: list[ParamTap] = []
         self.plan_entries: list[dict[str, Any]] = []
         self.declared: dict[str, list[dict[str, Any]]] = {}
@@ -88,17 +91,21 @@ class Context:
 
         is_trainable = tap.removeprefix("param/") in TRAINABLE
         parameter = value if isinstance(value, torch.nn.Parameter) else torch.nn.Parameter(value, requires_grad=is_trainable)
-        self.parameter_of(tap, [parameter], lambda of: of(parameter), cuts)
+        self.parameter_of(tap, [parameter], lambda of: of(parameter), None if is_dtensor(parameter) else cuts)
         return parameter
 
-    def parameter_of(self, tap: str, parameters: Sequence[Any], read: Callable[[Of], Any], cuts: Iterable[Cut] = ()) -> None:
+    def parameter_of(self, tap: str, parameters: Sequence[Any], read: Callable[[Of], Any],
+                     cuts: Iterable[Cut] | None = None, write: Callable[[Of, Any], None] | None = None) -> None:
         """The same where the subject keeps it in other parameters. read: makes the tap of what it is told of each of them, as in
-        lambda of: torch.stack([torch.cat([of(x.w1), of(x.w3)]) for x in experts])."""
+        lambda of: torch.stack([torch.cat([of(x.w1), of(x.w3)]) for x in experts]). cuts: how that lies; if not given, as a single
+        DTensor says. write(of, tensor): the way back, for loading a save: fills what `of` gives; needed where read does more than to
+        move elements."""
         from moecheck.taps import cuts_of_dtensor
 
         shape = self.case.param_shape(tap)
-        lies = cuts_of_dtensor(parameters[0]) if len(parameters) == 1 and is_dtensor(parameters[0]) else checked_cuts(cuts)
-        known = ParamTap(tap.removeprefix("param/"), tuple(parameters), read, tuple(lies), tuple(shape))
+        is_told = cuts is not None or len(parameters) != 1 or not is_dtensor(parameters[0])
+        lies = checked_cuts(cuts or ()) if is_told else cuts_of_dtensor(parameters[0])
+        known = ParamTap(tap.removeprefix("param/"), tuple(parameters), read, tuple(lies), tuple(shape), write)
         self.params.append(known)
         known.show(self.tapper, "param", lambda p: local_of(p.detach()))
 

@@ -36,6 +36,15 @@ class Mesh:
             total *= dict(self.dims).get(wanted, 1)
         return total
 
+    @property
+    def text(self) -> str:
+        return ",".join(f"{name}={size}" for name, size in self.dims) or "none"
+
+    @property
+    def all_dims(self) -> str:
+        """Over these a rank's coordinate is its number."""
+        return ",".join(name for name, _ in self.dims)
+
     def coordinate(self, rank: int, dims: str) -> int:
         flat = 0
         for wanted in dims.split(","):
@@ -67,7 +76,8 @@ def checked_cuts(cuts: Iterable[Sequence[str]]) -> list[Cut]:
     return checked
 
 
-def _pieces(size: int, blocks: int, c: int, n: int) -> list[int]:
+def pieces(size: int, blocks: int, c: int, n: int) -> list[int]:
+    """Of `size` indices those of rank c of n: of each block a piece, the first ones the larger."""
     block = size // blocks
     piece = -(-block // n)
     return [b * block + i for b in range(blocks) for i in range(c * piece, min(block, (c + 1) * piece))]
@@ -83,8 +93,17 @@ def held_indices(cuts: Iterable[Cut], size: int, dim: int, mesh: Mesh, rank: int
         plain, strided, blocks = match.groups()
         if dim != int(plain or strided or -1):
             continue
-        held = [held[i] for i in _pieces(len(held), int(blocks or 1), mesh.coordinate(rank, dims), mesh.size(dims))]
+        held = [held[i] for i in pieces(len(held), int(blocks or 1), mesh.coordinate(rank, dims), mesh.size(dims))]
     return held
+
+
+def sharded_dim(placement: str) -> tuple[int, int] | None:
+    """Dimension and blocks of a shard; None for what is none."""
+    match = _PLACEMENT.fullmatch(placement)
+    if match is None or placement in ("Replicate", "Partial"):
+        return None
+    plain, strided, blocks = match.groups()
+    return int(plain or strided), int(blocks or 1)
 
 
 def global_shape_of(cuts: Iterable[Cut], local: Sequence[int], mesh: Mesh) -> list[int]:

@@ -10,7 +10,7 @@ from moecheck.case import Case, Unsupported
 from moecheck.taps import KNOWN
 
 PROTOCOL = 1
-_PHASES = ("load", "forward", "backward", "step")
+_PHASES = ("load", "forward", "backward", "step", "save")
 
 # Knobs that a layer may well not look at, and what they are in a plain layer. Whoever heeds one says so; for the others such a case is
 # refused, since it would be run as something else.
@@ -44,6 +44,8 @@ class Subject:
         for phase in case.phases:
             if phase not in self.phases:
                 return f"{self.name} does not offer phase {phase}"
+        if case.knobs.get("save", "none") != "none" and "save" not in self.phases:
+            return f"{self.name} does not offer phase save"
         if case.knobs.get("fault", "none") != "none":
             return f"{self.name} has no faults"
         return self._unheeded(case)
@@ -73,6 +75,8 @@ def subject(name: str, mesh_dims: Sequence[str] = (), backends: Sequence[str] = 
       after_backward()         to reduce gradients; backward() of the output has run
       backward(grad_y_TD)      instead of autograd's
       step(learning_rate)      instead of the built-in optimizer on fp32 masters; it taps optim/* itself
+      save(folder, batch)      instead of the package's save (ctx.saves), in the form that the knob `save` names: complete, or not there
+      load_saved(folder)       instead of the package's load of a save: parameters, optimizer, and ctx.saves.blank() for the progress
     """
 
     def offer(make: Make) -> Make:
@@ -106,4 +110,4 @@ def describe(program: str, version: str) -> dict[str, Any]:
     implementations = [{"name": s.name, "summary": s.summary, "mesh_dims": s.mesh_dims, "experts_backends": s.backends} for s in offered]
     return {"protocol": PROTOCOL, "name": program, "version": version, "implementations": implementations,
             "dtypes": union([s.dtypes for s in offered]), "devices": ["cpu"], "phases": union([s.phases for s in offered]),
-            "taps": sorted(KNOWN), "weight_layouts": ["huggingface"], "faults": []}
+            "taps": sorted(KNOWN), "weight_layouts": ["huggingface"], "faults": [], "fork_server": True}

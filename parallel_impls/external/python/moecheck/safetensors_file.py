@@ -8,6 +8,7 @@ import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +31,8 @@ def write_file(path: Path, tensors: Mapping[str, HostTensor], metadata: Mapping[
         end = offset + tensor.array.nbytes
         header[name] = {"dtype": SAFETENSORS[tensor.dtype], "shape": list(tensor.array.shape), "data_offsets": [offset, end]}
         offset = end
-    text = json.dumps(header).encode()
+    # Compact, as the driver's own writer has it: the same tensors are the same bytes.
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
     aside = path.with_name(path.name + ".tmp")
     try:
@@ -46,6 +48,11 @@ def write_file(path: Path, tensors: Mapping[str, HostTensor], metadata: Mapping[
 
 def read_file(path: Path) -> dict[str, HostTensor]:
     """Views into the mapped file, which are read-only. Errors: FileFailure with the file and the tensor."""
+    return read_with_metadata(path)[0]
+
+
+def read_with_metadata(path: Path) -> tuple[dict[str, HostTensor], dict[str, str]]:
+    """The same, and what its writer says of itself."""
     try:
         data = np.memmap(path, dtype=np.uint8, mode="r")
     except (OSError, ValueError) as error:   # ValueError: an empty file cannot be mapped
@@ -54,11 +61,30 @@ def read_file(path: Path) -> dict[str, HostTensor]:
         (size,) = struct.unpack("<Q", data[:8].tobytes())
         if size > _MAX_HEADER:
             raise ValueError(f"a header of {size} bytes")
-        header = json.loads(data[8 : 8 + size].tobytes())
-        header.pop("__metadata__", None)
-        return {name: _view(data[8 + size :], name, about) for name, about in header.items()}
+        header = json.loads(data[8 : 8 + size].tobytes(), object_pairs_hook=_without_duplicates)
+        metadata = header.pop("__metadata__", {})
+        _refuse_holes([tuple(about["data_offsets"]) for about in header.values()], data.size - 8 - size)
+        return {name: _view(data[8 + size :], name, about) for name, about in header.items()}, metadata
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise FileFailure(f"{path}: is damaged: {error}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("its header names something twice")
+    return found
+
+
+def _refuse_holes(offsets: list[tuple[int, int]], size: int) -> None:
+    """Tensors fill the data, without holes and overlaps."""
+    expected = 0
+    for begin, end in sorted(offsets):
+        if begin != expected:
+            raise ValueError(f"a tensor begins at byte {begin} of the data, expected {expected}")
+        expected = end
+    if expected != size:
+        raise ValueError(f"the header promises {expected} bytes of data, the file has {size}")
 
 
 def _view(data: np.ndarray, name: str, about: Mapping) -> HostTensor:

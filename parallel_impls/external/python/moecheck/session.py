@@ -16,6 +16,7 @@ from moecheck.dtypes import to_torch
 from moecheck.inputs import Generator
 from moecheck.registry import Subject, find_subject
 from moecheck.safetensors_file import write_file
+from moecheck.saves import Saves
 from moecheck.training import Progress, Training
 
 Reply = dict[str, Any]
@@ -38,9 +39,7 @@ class Session:
             return {"ok": True}
         if self._open is None:
             raise RuntimeError(f"'{op}' before 'open'")
-        if request.get("resume"):
-            raise Unsupported("this subject does not load what was saved")
-        return self._open.run(op, request.get("batch", 0))
+        return self._open.run(op, request)
 
     def _close(self) -> None:
         if self._open is not None:
@@ -54,17 +53,20 @@ class Session:
             self._groups.start(Path(request["rendezvous"]))
         comm = Communicator(case.mesh, self._rank, self._groups, self._send)
         ctx = Context(case, self._rank, self._local_rank, Path(request["checkpoint"]), self._groups, comm)
-        self._open = _OpenCase(subject, ctx, Path(request["trace"]))
+        self._open = _OpenCase(subject, ctx, Path(request["trace"]), self._send)
         self._open.make()
         return self._open.reply()
 
 
 class _OpenCase:
-    def __init__(self, subject: Subject, ctx: Context, trace: Path) -> None:
+    def __init__(self, subject: Subject, ctx: Context, trace: Path, send: Callable[[dict[str, Any]], None]) -> None:
         self._subject, self._ctx, self._trace = subject, ctx, trace
         self._layer: Any = None
         self._generator = Generator(ctx.case)
         self._progress = Progress(ctx)
+        self._saves = ctx.saves = Saves(ctx, self._progress, send)
+        if reason := self._saves.refusal():
+            raise Unsupported(reason)
         self._training: Training | None = None
         self._batch = 0
         self._x_TD: torch.Tensor | None = None
@@ -82,18 +84,20 @@ class _OpenCase:
     def close(self) -> None:
         self._ctx.comm.close()
 
-    def run(self, phase: str, batch: int) -> Reply:
-        phases = {"load": self._load, "forward": self._forward, "backward": self._backward, "step": self._step}
+    def run(self, phase: str, request: Mapping[str, Any]) -> Reply:
+        phases: dict[str, Callable[[Mapping[str, Any]], Reply | None]] = {
+            "load": self._load, "forward": self._forward, "backward": self._backward, "step": self._step, "save": self._save}
         if phase not in phases:
             raise Unsupported(f"there is no phase '{phase}'")
+        batch = request.get("batch", 0)
         try:
-            phases[phase]()
+            more = phases[phase](request)
         except Exception:
             # What was shown up to there helps to find the cause.
             self._write(phase, batch, is_aborted=True)
             raise
         self._write(phase, batch, is_aborted=False)
-        return self.reply()
+        return {**self.reply(), **(more or {})}
 
     def reply(self) -> Reply:
         return {"ok": True, "implementation": self._subject.name, "experts_backend": self._ctx.experts_backend}
@@ -102,13 +106,32 @@ class _OpenCase:
     def _has_backward(self) -> bool:
         return self._ctx.case.has_phase("backward")
 
-    def _load(self) -> None:
+    def _load(self, request: Mapping[str, Any]) -> Reply | None:
         if hasattr(self._layer, "load"):
             self._layer.load()
         if self._ctx.case.has_phase("step") and not hasattr(self._layer, "step"):
-            self._training = Training(self._ctx)
+            self._training = self._saves.training = Training(self._ctx)
+        steps = self._resume(request["resume"]) if request.get("resume") else None
+        self._saves.show(with_parameters=steps is not None)
+        return None if steps is None else {"steps": steps}
 
-    def _forward(self) -> None:
+    def _resume(self, root: str) -> int:
+        folder, steps = self._saves.newest(root)
+        if hasattr(self._layer, "load_saved"):
+            self._layer.load_saved(folder)
+        else:
+            self._saves.read(folder)
+        return steps
+
+    def _save(self, request: Mapping[str, Any]) -> None:
+        self._saves.hold_at(request.get("hold_at", "none"))
+        folder = Path(request["folder"])
+        if hasattr(self._layer, "save"):
+            self._layer.save(folder, request.get("batch", 0))
+        else:
+            self._saves.write(folder)
+
+    def _forward(self, _: Mapping[str, Any]) -> None:
         self._ctx.begin_batch()
         self._batch = self._progress.batches
         x_TD = to_torch(self._generator.tokens_TD(self._ctx.rank, self._batch)).requires_grad_(self._has_backward)
@@ -120,7 +143,7 @@ class _OpenCase:
         self._progress.take_batch()
         self._x_TD, self._y_TD = x_TD, y_TD
 
-    def _backward(self) -> None:
+    def _backward(self, _: Mapping[str, Any]) -> None:
         if self._y_TD is None:
             raise RuntimeError("a backward without a forward")
         grad_y_TD = to_torch(self._generator.output_grad_TD(self._ctx.rank, self._batch))
@@ -135,7 +158,7 @@ class _OpenCase:
         if self._training is not None:
             self._training.accumulate()
 
-    def _step(self) -> None:
+    def _step(self, _: Mapping[str, Any]) -> None:
         if self._training is not None:
             self._training.step(self._progress.learning_rate)
         else:

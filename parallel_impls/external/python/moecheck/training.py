@@ -3,16 +3,21 @@ gradients summed over microbatches; and how far the training has come."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from moecheck.case import Case
+from moecheck.checkpoint_state import StateTensor, put_into, whole_tensor
 from moecheck.context import Context, ParamTap, gradient_of
 from moecheck.taps import TRAINABLE, local_of
 
 # As torch.nn.utils.clip_grad_norm_ has it.
 _CLIP_EPS = 1e-6
+
+_STEPS = "optim/steps_3"
+_TOKENS = "state/tokens_E"
 
 
 def _optimizer(case: Case, masters: list[torch.Tensor]) -> torch.optim.Optimizer:
@@ -30,6 +35,13 @@ class Training:
         self._masters = {p: local_of(p.detach()).float().clone().requires_grad_() for p in self._owned}
         self._gradients = {p: torch.zeros_like(master) for p, master in self._masters.items()}
         self._optimizer = _optimizer(ctx.case, list(self._masters.values())) if self._owned else None
+
+    def take_weights(self, param: ParamTap) -> None:
+        """Masters of what was loaded."""
+        for p in param.parameters:
+            if p in self._masters:
+                with torch.no_grad():
+                    self._masters[p].copy_(local_of(p.detach()))
 
     def accumulate(self) -> None:
         """Gradients of one microbatch, after their reductions."""
@@ -69,17 +81,57 @@ class Training:
             param.show(self._ctx.tapper, prefix, lambda p: of[p].detach())
 
     def _show_state(self) -> None:
-        assert self._optimizer is not None
-        state = {p: self._optimizer.state[master] for p, master in self._masters.items()}
-        self._show("optim/master", self._masters)
+        for one in self.state():
+            self._ctx.tapper.show(one.name, one.tensor, one.cuts, one.global_shape)
         self._show("optim/param", {p: local_of(p) for p in self._owned})
-        for prefix, names in (("optim/m", ("exp_avg", "momentum_buffer")), ("optim/v", ("exp_avg_sq",))):
-            for name in names:
-                if all(isinstance(state[p].get(name), torch.Tensor) for p in self._owned):
-                    self._show(prefix, {p: state[p][name] for p in self._owned})
-        if self._ctx.case.training.optimizer == "adamw" and len(self._ctx.trainable) == len(TRAINABLE):
-            steps = [int(state[param.parameters[0]]["step"]) for param in self._ctx.trainable]
-            self._ctx.tapper.show("optim/steps_3", torch.tensor(steps))
+
+    # What is saved.
+
+    def state(self) -> list[StateTensor]:
+        """Masters, moments and step counts; what the optimizer does not have yet is not in it."""
+        state = []
+        for param in self._ctx.trainable:
+            state.append(self._placed("optim/master", param, self._masters))
+            for prefix, name in self._moments():
+                if all(isinstance(self._state_of(p).get(name), torch.Tensor) for p in param.parameters):
+                    state.append(self._placed(prefix, param, {p: self._state_of(p)[name] for p in param.parameters}))
+        firsts = [self._state_of(param.parameters[0]) for param in self._ctx.trainable]
+        if len(firsts) == len(TRAINABLE) and all("step" in first for first in firsts):
+            state.append(whole_tensor(_STEPS, torch.tensor([int(first["step"]) for first in firsts]), self._put_steps))
+        return state
+
+    def make_moments(self, names: set[str]) -> None:
+        """A fresh optimizer has none: those of these names are made, and are NaN until they are filled."""
+        for param in self._ctx.trainable:
+            wanted = [name for prefix, name in self._moments() if f"{prefix}/{param.name}" in names]
+            for p in param.parameters if wanted else ():
+                state = self._state_of(p)
+                state.update({name: torch.full_like(self._masters[p].detach(), torch.nan) for name in wanted})
+                if self._is_adamw:
+                    state.setdefault("step", torch.tensor(0.0))
+
+    @property
+    def _is_adamw(self) -> bool:
+        return self._ctx.case.training.optimizer == "adamw"
+
+    def _moments(self) -> tuple[tuple[str, str], ...]:
+        """Taps, and how torch's optimizer calls them."""
+        return (("optim/m", "exp_avg"), ("optim/v", "exp_avg_sq")) if self._is_adamw else (("optim/m", "momentum_buffer"),)
+
+    def _state_of(self, p: Any) -> dict[str, Any]:
+        assert self._optimizer is not None
+        return self._optimizer.state[self._masters[p]]
+
+    def _placed(self, prefix: str, param: ParamTap, of: dict[Any, torch.Tensor]) -> StateTensor:
+        pieces = [(p, of[p].detach()) for p in param.parameters]
+        tensor = param.read(lambda p: of[p].detach()).clone()
+        return StateTensor(f"{prefix}/{param.name}", tensor, param.cuts, param.global_shape,
+                           functools.partial(put_into, param, pieces))
+
+    def _put_steps(self, steps_3: torch.Tensor) -> None:
+        for param, steps in zip(self._ctx.trainable, steps_3.tolist(), strict=True):
+            for p in param.parameters:
+                self._state_of(p)["step"] = torch.tensor(float(steps))
 
 
 def _sharding_dims(param: ParamTap) -> str:
@@ -107,10 +159,27 @@ class Progress:
     def end_step(self) -> None:
         """Ranks: every rank of the mesh."""
         self.learning_rate *= self._ctx.case.training.lr_decay
-        tapper = self._ctx.tapper
-        tapper.show("state/batches_1", torch.tensor([self.batches]))
-        tapper.show("state/lr_1", torch.tensor([self.learning_rate], dtype=torch.float64))
         if self._is_counted:
             self._tokens_E += self._ctx.comm.all_reduce(self._counted_E, self._ctx.case.tokens_over, "state/tokens_E")
             self._counted_E.zero_()
-            tapper.show("state/tokens_E", self._tokens_E)
+        for one in self.state():
+            if one.name != _TOKENS or self._is_counted:
+                self._ctx.tapper.show(one.name, one.tensor)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Or has nothing to count yet."""
+        return self._is_counted or self.batches == 0
+
+    def state(self) -> list[StateTensor]:
+        def put_batches(batches_1: torch.Tensor) -> None:
+            self.batches = int(batches_1)
+            # What was saved was counted.
+            self._is_counted = self.batches > 0
+
+        def put_rate(rate_1: torch.Tensor) -> None:
+            self.learning_rate = float(rate_1)
+
+        return [whole_tensor("state/batches_1", torch.tensor([self.batches]), put_batches),
+                whole_tensor("state/lr_1", torch.tensor([self.learning_rate], dtype=torch.float64), put_rate),
+                whole_tensor(_TOKENS, self._tokens_E.clone(), self._tokens_E.copy_)]

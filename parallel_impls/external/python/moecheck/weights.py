@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from moecheck.case import Case
+from moecheck.checkpoint_families import packed_name
 from moecheck.dtypes import HostTensor, to_torch
 from moecheck.inputs import Generator
 from moecheck.mesh import Cut, held_indices
@@ -48,6 +49,9 @@ class WeightSource(ABC):
 
     def shard(self, tap: str, cuts: Sequence[Cut]) -> Any:
         """What cuts leave to this rank."""
+        return to_torch(self.host_shard(tap, cuts))
+
+    def host_shard(self, tap: str, cuts: Sequence[Cut]) -> HostTensor:
         held = [held_indices(cuts, size, dim, self.case.mesh, self.rank) for dim, size in enumerate(self.case.param_shape(tap))]
         is_of_experts = tap in (_GATE_UP, _DOWN)
         whole = self.host(tap, held[0] if is_of_experts else None)
@@ -55,7 +59,7 @@ class WeightSource(ABC):
         for dim, indices in enumerate(held):
             if dim > 0 or not is_of_experts:
                 array = np.take(array, indices, axis=dim)
-        return to_torch(HostTensor(whole.dtype, array))
+        return HostTensor(whole.dtype, array)
 
     def _experts(self, experts: Sequence[int] | None) -> Sequence[int]:
         return range(self.case.model.num_experts) if experts is None else experts
@@ -123,7 +127,7 @@ class Checkpoint(WeightSource):
         if tap == "param/attention/w_DD":
             return self.tensor(names.attention)
         parts = [names.gate, names.up] if tap == _GATE_UP else [names.down]
-        packed = self._packed(names.gate, "gate_up_proj" if tap == _GATE_UP else "down_proj")
+        packed = packed_name(names.gate, "gate_up_proj" if tap == _GATE_UP else "down_proj")
         if packed in self.tensors:
             whole = self.tensor(packed)
             return HostTensor(whole.dtype, whole.array[list(self._experts(experts))])
@@ -131,8 +135,3 @@ class Checkpoint(WeightSource):
         shape = (0, *self.case.param_shape(tap)[1:])
         dtype = self.tensor(parts[0].replace("{e}", "0")).dtype
         return HostTensor(dtype, np.stack(wanted) if wanted else np.empty(shape, self.tensor(parts[0].replace("{e}", "0")).array.dtype))
-
-    @staticmethod
-    def _packed(per_expert: str, part: str) -> str:
-        """ "mlp.experts.{e}.gate_proj.weight" and "gate_up_proj" make "mlp.experts.gate_up_proj". """
-        return per_expert[: per_expert.index("{e}")] + part
