@@ -64,6 +64,7 @@ int run_cli(int argc, char** argv) {
   add_zoo(app, action, command_line);
   add_bisect(app, action, command_line);
   add_doctor(app, action);
+  add_plugin(app, action);
   add_schema(app, action);
   try {
     return parse_and_act(app, action, argc, argv);

@@ -18,6 +18,7 @@ void add_explain(CLI::App& app, Action& action);
 void add_records(CLI::App& app, Action& action);    // check, report
 void add_checkpoints(CLI::App& app, Action& action);   // diff, inspect
 void add_doctor(CLI::App& app, Action& action);
+void add_plugin(CLI::App& app, Action& action);     // plugin check, plugin new
 void add_schema(CLI::App& app, Action& action);     // schema, version
 
 // Prints "moecheck: <error>" to stderr and returns the exit code that fits.

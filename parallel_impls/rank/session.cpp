@@ -12,12 +12,6 @@
 namespace moecheck::parallel_impls {
 namespace {
 
-const Implementation& find_implementation(const std::string& name) {
-  const auto found = std::ranges::find(implementations(), name, &Implementation::name);
-  if (found == implementations().end()) throw Unsupported(fmt::format("there is no implementation '{}'", name));
-  return *found;
-}
-
 Seams seams_for(const cases::Case& one) {
   Seams seams = sound_seams();
   if (one.fault.empty()) return seams;
@@ -58,8 +52,14 @@ subject::Capabilities describe() {
   return c;
 }
 
-Session::Session(model::Dim rank, model::Dim local_rank, Recording recording, Observers observers)
-    : rank_(rank), local_rank_(local_rank), observers_(std::move(observers)), tapper_(recording) {}
+Session::Session(model::Dim rank, model::Dim local_rank, Recording recording, Observers observers, std::vector<Implementation> offered)
+    : rank_(rank), local_rank_(local_rank), observers_(std::move(observers)), offered_(std::move(offered)), tapper_(recording) {}
+
+const Implementation& Session::find_implementation(const std::string& name) const {
+  const auto found = std::ranges::find(offered_, name, &Implementation::name);
+  if (found == offered_.end()) throw Unsupported(fmt::format("there is no implementation '{}'", name));
+  return *found;
+}
 
 subject::Reply Session::open(const subject::OpenRequest& request) {
   close();
@@ -77,6 +77,8 @@ subject::Reply Session::open(const subject::OpenRequest& request) {
 
 subject::Reply Session::record(const std::string& phase, model::Dim batch, const std::function<void()>& work) {
   if (layer_ == nullptr) throw std::runtime_error(fmt::format("'{}' before 'open'", phase));
+  // Parameters, masters and groups are made by the load.
+  if (!is_loaded_ && phase != "load") throw std::runtime_error(fmt::format("'{}' before 'load'", phase));
   try {
     work();
   } catch (const std::exception&) {
@@ -102,6 +104,7 @@ Origin Session::origin_of(const std::filesystem::path& resume) {
 subject::Reply Session::load(const std::filesystem::path& resume) {
   steps_.reset();
   subject::Reply loaded = record("load", 0, [&] { layer_->load(origin_of(resume), tapper_); });
+  is_loaded_ = true;
   loaded.steps = steps_;
   return loaded;
 }
@@ -128,6 +131,7 @@ void Session::compute(const std::string& phase) {
 }
 
 void Session::close() {
+  is_loaded_ = false;
   layer_.reset();
   request_.reset();
   tapper_.take();

@@ -20,8 +20,8 @@ class Session {
     HoldObserver hold;
   };
 
-  // Without recording no trace is written: there is nothing to judge, and no such run can pass.
-  Session(model::Dim rank, model::Dim local_rank, Recording recording, Observers observers);
+  // offered: what a case may ask for. Without recording no trace is written: there is nothing to judge, and no such run can pass.
+  Session(model::Dim rank, model::Dim local_rank, Recording recording, Observers observers, std::vector<Implementation> offered);
 
   // Operations of the protocol. Errors: Unsupported, c10::Error, std::exception; rank_main turns them into replies.
   subject::Reply open(const subject::OpenRequest& request);
@@ -34,6 +34,7 @@ class Session {
   void close();
 
  private:
+  const Implementation& find_implementation(const std::string& name) const;
   std::shared_ptr<Communicator> communicator(const subject::OpenRequest& request);
   Origin origin_of(const std::filesystem::path& resume);
   void compute(const std::string& phase);
@@ -45,9 +46,11 @@ class Session {
   model::Dim rank_;
   model::Dim local_rank_;
   Observers observers_;
+  std::vector<Implementation> offered_;
   std::optional<subject::OpenRequest> request_;
   std::shared_ptr<Communicator> comm_;
   std::unique_ptr<Layer> layer_;
+  bool is_loaded_ = false;
   model::Dim batch_ = 0;                  // of the last forward
   std::optional<model::Dim> steps_;       // taken before the save that was loaded
   Tapper tapper_;

@@ -18,7 +18,8 @@ std::span<const Module> modules() {
       {"reports", 2, {"base", "record"}},
       {"scenario", 3, {"base", "model", "cases"}},
       {"subject", 3, {"base", "model", "inputs", "trace", "cases"}},
-      {"reference", 3, {"base", "model", "inputs", "trace", "cases"}},
+      // Above tolerance: the bound of a whole layer is composed along the layer's own products.
+      {"reference", 3, {"base", "model", "inputs", "trace", "cases", "tolerance"}},
       {"checkpoint", 3, {"base", "model", "trace"}},
       {"bisect", 3, {"base", "cases", "record"}},
       // Above checkpoint, which it reads.
@@ -27,7 +28,8 @@ std::span<const Module> modules() {
       {"launch", 4, {"base", "trace", "cases", "subject"}},
       {"parallel_impls", 4, {"base", "model", "inputs", "trace", "cases", "subject", "checkpoint"}},
       {"driver", 5, {"scenario", "launch", "reference", "check"}},
-      {"cli", 6, {"driver", "bisect", "reports", "checkpoint"}},
+      {"conformance", 6, {"driver"}},
+      {"cli", 7, {"conformance", "bisect", "reports", "checkpoint"}},
   };
   return table;
 }

@@ -119,11 +119,11 @@ class TestsOfLayers(unittest.TestCase):
     def test_pass_with_a_sound_layer_and_say_what_is_wrong_with_another(self):
         driver = driver_runs.BIN / "moecheck"
         case = "model=qwen3_moe mesh=none dtype=fp32"
-        testing.assert_layer(f"impl=scores_only {case}", subject=self.FILE, driver=driver, observed=["routing_ties", "expert_census"])
+        testing.assert_layer(f"impl=routed {case}", subject=self.FILE, driver=driver, observed=["routing_ties", "expert_census"])
         with self.assertRaisesRegex(AssertionError, "not observed.*token_conservation"):
-            testing.assert_layer(f"impl=scores_only {case}", subject=self.FILE, driver=driver, observed=["token_conservation"])
+            testing.assert_layer(f"impl=routed {case}", subject=self.FILE, driver=driver, observed=["token_conservation"])
         with self.assertRaisesRegex(AssertionError, "stage_diff at router/scores_TK.*\n(.*\n)*  repro: moecheck run"):
-            testing.assert_layer(f"impl=scores_only_wrong {case}", subject=self.FILE, driver=driver)
+            testing.assert_layer(f"impl=wrong_scores {case}", subject=self.FILE, driver=driver)
 
     def test_run_under_pytest_if_it_is_there(self):
         if subprocess.run([sys.executable, "-c", "import pytest"], capture_output=True, check=False).returncode != 0:

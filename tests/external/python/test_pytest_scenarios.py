@@ -18,12 +18,12 @@ model: qwen3_moe
 phases: [load, forward]
 dtype: fp32
 matrix:
-  impl: [scores_only, scores_only_wrong]
+  impl: [routed, wrong_scores]
   seed: [4, 2]
-include: [{impl: scores_only, seed: 3, mesh: "tp=2"}]
+include: [{impl: routed, seed: 3, mesh: "tp=2"}]
 xfail:
-  - {impl: scores_only_wrong, seed: 2, reason: the scores are known to be wrong}
-  - {impl: scores_only, seed: 2, reason: was once wrong}
+  - {impl: wrong_scores, seed: 2, reason: the scores are known to be wrong}
+  - {impl: routed, seed: 2, reason: was once wrong}
 """
 INI = f"[pytest]\nmoecheck_subject = {driver_runs.shlex.quote(sys.executable)} -m moecheck mine.py\n"
 
@@ -71,22 +71,22 @@ class ScenarioFiles(InAFolder):
         self.assertIn("2 failed, 1 passed, 1 skipped, 1 xfailed", ended.stdout)
         self.assertEqual(len(self.runs()), 1)
         told = [line for line in ended.stdout.splitlines() if line.split(" ")[0] in ("PASSED", "FAILED", "XFAIL", "SKIPPED")]
-        self.assertEqual(sum(line.startswith("PASSED layers/scores.moecheck.yaml::impl=scores_only ") for line in told), 1, told)
+        self.assertEqual(sum(line.startswith("PASSED layers/scores.moecheck.yaml::impl=routed ") for line in told), 1, told)
         self.assertTrue(any(line.startswith("XFAIL") and "seed=2" in line and "known to be wrong" in line for line in told), told)
         self.assertTrue(any(line.startswith("SKIPPED") and "does not support mesh dimension tp" in line for line in told), told)
 
     def test_show_the_findings_of_a_case_that_failed_and_no_traceback(self):
-        shown = self.pytest(self.node("impl=scores_only_wrong", "seed=4")).stdout
+        shown = self.pytest(self.node("impl=wrong_scores", "seed=4")).stdout
         self.assertIn("1 failed in", shown)
         self.assertRegex(shown, r"stage_diff at router/scores_TK \(rank 0.*\): ")
-        self.assertIn('repro: moecheck run --case "impl=scores_only_wrong ', shown)
+        self.assertIn('repro: moecheck run --case "impl=wrong_scores ', shown)
         self.assertNotIn("pytest_scenarios.py", shown)
         self.assertEqual(len(self.runs()), 1)
-        self.assertIn("-k (impl=scores_only_wrong and", self.runs()[0])
+        self.assertIn("-k (impl=wrong_scores and", self.runs()[0])
 
     def test_that_pass_though_they_should_fail_are_failures_with_the_reason(self):
-        shown = self.pytest(self.node("impl=scores_only", "seed=2")).stdout
-        self.assertIn("xpass: impl=scores_only ", shown)
+        shown = self.pytest(self.node("impl=routed", "seed=2")).stdout
+        self.assertIn("xpass: impl=routed ", shown)
         self.assertIn("was once wrong", shown)
 
 
@@ -106,7 +106,7 @@ class FilesThatCannotBeRun(InAFolder):
 
     def test_without_a_subject_say_how_to_name_one(self):
         (self.folder / "pytest.ini").write_text("[pytest]\n")
-        self.assertIn("moecheck_subject = python mine.py", self.pytest(self.node("impl=scores_only_wrong", "seed=2")).stdout)
+        self.assertIn("moecheck_subject = python mine.py", self.pytest(self.node("impl=wrong_scores", "seed=2")).stdout)
         self.assertEqual(self.runs(), [])
 
     def test_without_a_driver_are_skipped_with_the_reason(self):
@@ -115,7 +115,7 @@ class FilesThatCannotBeRun(InAFolder):
         self.assertIn("is not there; build moecheck", ended.stdout)
 
     def test_whose_subject_does_not_start_say_what_it_said(self):
-        ended = self.pytest("--moecheck-subject", "sh -c 'echo no such layer >&2; exit 3'", self.node("impl=scores_only", "seed=2"))
+        ended = self.pytest("--moecheck-subject", "sh -c 'echo no such layer >&2; exit 3'", self.node("impl=routed", "seed=2"))
         self.assertIn("1 failed", ended.stdout)
         self.assertIn("moecheck ended with", ended.stdout)
         self.assertIn("no such layer", ended.stdout)
