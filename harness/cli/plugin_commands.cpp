@@ -45,16 +45,19 @@ void print(const KitResult::One& one) {
 }
 
 std::string summary_of(const KitResult& kit) {
-  return fmt::format("{} ok, {} failed, {} not applicable{}", kit.count(Outcome::kOk), kit.count(Outcome::kFailed), kit.count(Outcome::kNotApplicable),
+  return fmt::format("{} ok, {} failed, {} not applicable{}", kit.count(Outcome::kOk), kit.count(Outcome::kFailed),
+                     kit.count(Outcome::kNotApplicable),
                      kit.is_interrupted ? "; interrupted" : "");
 }
 
 Json json_of(const KitResult& kit, const std::string& target, const conformance::Trial& trial) {
   Json list = Json::array();
   for (const KitResult::One& one : kit.items)
-    list.push_back({{"name", one.item->name}, {"proves", one.item->proves}, {"outcome", conformance::outcome_name(one.result.outcome)}, {"seconds", one.seconds},
+    list.push_back({{"name", one.item->name}, {"proves", one.item->proves},
+                    {"outcome", conformance::outcome_name(one.result.outcome)}, {"seconds", one.seconds},
                     {"message", one.result.message}, {"notes", one.result.notes}});
-  return {{"target", target}, {"subject", trial.has_capabilities() ? trial.capabilities().name : ""}, {"interrupted", kit.is_interrupted}, {"items", list}};
+  return {{"target", target}, {"subject", trial.has_capabilities() ? trial.capabilities().name : ""},
+          {"interrupted", kit.is_interrupted}, {"items", list}};
 }
 
 int kit_exit_code(const KitResult& kit) {
@@ -65,13 +68,15 @@ int kit_exit_code(const KitResult& kit) {
 int check_plugin(const CheckArguments& arguments) {
   const launch::Interrupts interrupts;
   const auto fail = [](const base::Error& error) { return report_error(error.text(), exit_code_of(error)); };
-  if (arguments.target.ends_with(".so") && !fs::exists(arguments.target)) return report_error(arguments.target + ": there is no such plug-in", record::kExitCouldNotTest);
+  if (arguments.target.ends_with(".so") && !fs::exists(arguments.target))
+    return report_error(arguments.target + ": there is no such plug-in", record::kExitCouldNotTest);
   auto scenarios = scenarios_dir();
   if (!scenarios) return fail(scenarios.error());
   auto scratch = launch::ScratchDir::make();
   if (!scratch) return fail(scratch.error());
   conformance::Trial trial({command_of(arguments.target), scratch->path(), scenario::family_loader(*scenarios / "models"),
-                            std::chrono::milliseconds(static_cast<long>(arguments.timeout_s * 1000)), fmt::format(" --subject '{}'", subject_of(arguments.target))});
+                             std::chrono::milliseconds(static_cast<long>(arguments.timeout_s * 1000)),
+                             fmt::format(" --subject '{}'", subject_of(arguments.target))});
   conformance::KitOptions options{arguments.only, arguments.skip, {}, {}};
   if (!arguments.is_json) options.on_end = print;
   const auto kit = conformance::run_kit(trial, options);
@@ -113,7 +118,8 @@ void add_plugin(CLI::App& app, Action& action) {
   add_check(*plugin, action);
   CLI::App* scaffold = plugin->add_subcommand("new", "write a working subject to begin with, called after its folder");
   scaffold->require_subcommand(1);
-  for (const auto& [language, about] : {std::pair("python", "a layer in torch with its tests"), std::pair("cpp", "a shared object that needs no more than a compiler")}) {
+  for (const auto& [language, about] : {std::pair("python", "a layer in torch with its tests"),
+                                        std::pair("cpp", "a shared object that needs no more than a compiler")}) {
     CLI::App* one = scaffold->add_subcommand(language, about);
     auto folder = std::make_shared<std::string>();
     one->add_option("folder", *folder, "where; made if it is not there, nothing in it is written over")->required();

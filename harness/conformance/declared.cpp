@@ -36,7 +36,8 @@ std::string usual_backend(const subject::ImplementationInfo& impl) {
 
 std::string basic_case(const subject::Capabilities& capabilities, const subject::ImplementationInfo& impl, const std::string& mesh) {
   const std::string dtype = capabilities.dtypes.empty() ? "fp32" : capabilities.dtypes.front();
-  return fmt::format("impl={} model=qwen3_moe mesh={} dtype={} experts_backend={} phases={}", impl.name, mesh, dtype, usual_backend(impl), phases_of(capabilities));
+  return fmt::format("impl={} model=qwen3_moe mesh={} dtype={} experts_backend={} phases={}", impl.name, mesh, dtype,
+                     usual_backend(impl), phases_of(capabilities));
 }
 
 std::string tokens_over_all(const std::string& mesh) {

@@ -56,14 +56,18 @@ std::string mistake_in(const subject::Capabilities& c) {
 
 ItemResult describe(Trial& trial) {
   const auto said = said_by(trial);
-  if (!said) return failed(fmt::format("{}; it has to print its capabilities and end with 0 within {} s", said.error().text(), trial.options().limit.count() / 1000));
+  if (!said)
+    return failed(fmt::format("{}; it has to print its capabilities and end with 0 within {} s", said.error().text(),
+                              trial.options().limit.count() / 1000));
   const auto json = base::parse_json(*said, "--moecheck-describe");
   if (!json || !json->is_object())
-    return failed(fmt::format("stdout is not one JSON object and nothing else ({}); print what else there is to stderr", json ? "another JSON value" : json.error().message));
+    return failed(fmt::format("stdout is not one JSON object and nothing else ({}); print what else there is to stderr",
+                              json ? "another JSON value" : json.error().message));
   auto capabilities = subject::capabilities_from_json(*json);
   if (!capabilities) return failed(capabilities.error().text());
   const std::string mistake = mistake_in(*capabilities);
-  std::string summary = fmt::format("{} {}: {} implementations, {}, {}", capabilities->name, capabilities->version, capabilities->implementations.size(),
+  std::string summary = fmt::format("{} {}: {} implementations, {}, {}", capabilities->name, capabilities->version,
+                                    capabilities->implementations.size(),
                                     fmt::join(capabilities->dtypes, " "), fmt::join(capabilities->phases, " "));
   trial.set_capabilities(*std::move(capabilities));
   if (!mistake.empty()) return failed(mistake);

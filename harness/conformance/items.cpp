@@ -22,7 +22,8 @@ ItemResult not_applicable(std::string reason) { return {Outcome::kNotApplicable,
 std::span<const Item> items() {
   static constexpr std::array kItems = {
       Item{"describe", "--moecheck-describe prints one JSON object that makes sense, the same each time", describe},
-      Item{"cases", "small sound cases pass in every implementation, layout, dtype and backend that is declared, or are refused with a reason", sound_cases},
+      Item{"cases", "small sound cases pass in every implementation, layout, dtype and backend that is declared, or are refused with a reason",
+           sound_cases},
       Item{"refusals", "ranks refuse what was not declared as unsupported, and run nothing else in its place", refusals},
       Item{"order", "requests in a wrong order and unknown ones are answered, and a sound case passes on the same ranks afterwards", order},
       Item{"no_tokens", "a rank without a token takes part like the others, or the case is refused", no_tokens},

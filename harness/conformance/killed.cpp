@@ -43,12 +43,16 @@ ItemResult killed(Trial& trial) {
   const record::CaseRecord& struck = records->front();
   const std::string rank = fmt::format("rank {} ", blow.rank());
   if (struck.verdict != record::Verdict::kCrash)
-    return failed(fmt::format("rank {} was killed in its forward and the verdict is {}; expected crash: ranks must not outlive or hide the end of one of them", blow.rank(), record_text(struck)));
-  if (struck.reason.find(rank) == std::string::npos) return failed(fmt::format("rank {} was killed in its forward, and the verdict names another: {}", blow.rank(), record_text(struck)));
+    return failed(fmt::format("rank {} was killed in its forward and the verdict is {}; expected crash: "
+                              "ranks must not outlive or hide the end of one of them", blow.rank(), record_text(struck)));
+  if (struck.reason.find(rank) == std::string::npos)
+    return failed(fmt::format("rank {} was killed in its forward, and the verdict names another: {}", blow.rank(), record_text(struck)));
   if (!left.empty())
-    return failed(fmt::format("after a crash and the end of all ranks processes are left running: {}; what a rank starts has to stay in its session and end with it", fmt::join(left, ", ")));
+    return failed(fmt::format("after a crash and the end of all ranks processes are left running: {}; "
+                              "what a rank starts has to stay in its session and end with it", fmt::join(left, ", ")));
   if (records->back().verdict != record::Verdict::kPass)
-    return failed(fmt::format("the case after a crash does not pass: {}; look for files, ports or segments that the killed ranks left", record_text(records->back())));
+    return failed(fmt::format("the case after a crash does not pass: {}; look for files, ports or segments that the killed ranks left",
+                              record_text(records->back())));
   return ok(fmt::format("crash of rank {} told after {:.1f} s, and the next case passes", blow.rank(), struck.seconds));
 }
 

@@ -28,7 +28,8 @@ base::Status check_started(const Trial& trial) {
   if (described) return base::Ok{};
   const std::string text = described.error().text();
   // What a shell says of a program that is not there, or not to be run.
-  const bool is_absent = text.find("exit code 127") != std::string::npos || text.find("exit code 126") != std::string::npos || described.error().code == base::ErrorCode::kIo;
+  const bool is_absent = text.find("exit code 127") != std::string::npos || text.find("exit code 126") != std::string::npos ||
+                         described.error().code == base::ErrorCode::kIo;
   return is_absent ? base::Status(described.error()) : base::Status(base::Ok{});
 }
 
@@ -53,7 +54,9 @@ base::Result<KitResult> run_kit(Trial& trial, const KitOptions& options) {
     if (!is_wanted(item) && !is_first) continue;
     if (is_wanted(item) && options.on_start) options.on_start(item);
     const auto start = Clock::now();
-    ItemResult result = !is_first && !trial.has_capabilities() ? not_applicable("it is not known what the subject offers; see describe") : item.run(trial);
+    ItemResult result = !is_first && !trial.has_capabilities()
+                            ? not_applicable("it is not known what the subject offers; see describe")
+                            : item.run(trial);
     if (launch::num_interrupts() > 0) {
       kit.is_interrupted = true;
       break;

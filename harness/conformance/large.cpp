@@ -56,7 +56,8 @@ ItemResult large(Trial& trial) {
   std::error_code code;
   const std::uintmax_t memory = free_memory(), space = fs::space(trial.options().scratch, code).available;
   if (memory < kWantedMemory || space < kWantedScratch)
-    return not_applicable(fmt::format("needs {:.0f} GiB of memory and {:.0f} GiB of scratch space (MOECHECK_TMPDIR), and {:.1f} and {:.1f} GiB are free", in_gib(kWantedMemory),
+    return not_applicable(fmt::format("needs {:.0f} GiB of memory and {:.0f} GiB of scratch space (MOECHECK_TMPDIR), "
+                                      "and {:.1f} and {:.1f} GiB are free", in_gib(kWantedMemory),
                                       in_gib(kWantedScratch), in_gib(memory), in_gib(space)));
   const auto& sound = trial.sound_case();
   if (!sound) return failed("no case passes; begin with --only cases");
@@ -83,7 +84,8 @@ ItemResult large(Trial& trial) {
   if (census == record.checks.end() || census->state == record::CheckState::kUnobserved) return not_applicable("it shows no param/* after load");
   if (census->state != record::CheckState::kPass || census->compared < kGateUpRows)
     return failed(fmt::format("expert_census compared {} rows, and gate_up alone has {}; show every parameter whole", census->compared, kGateUpRows));
-  return ok(fmt::format("1 GiB over {} loaded and shown in {:.1f} s, peak of a rank {:.1f} GiB", mesh_text(record), record.subject_seconds, in_gib(peak)));
+  return ok(fmt::format("1 GiB over {} loaded and shown in {:.1f} s, peak of a rank {:.1f} GiB", mesh_text(record),
+                        record.subject_seconds, in_gib(peak)));
 }
 
 }  // namespace moecheck::conformance

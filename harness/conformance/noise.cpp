@@ -31,7 +31,8 @@ ItemResult noise(Trial& trial) {
     const auto records = trial.run({*sound}, {std::move(command), {}, {}});
     if (!records) return failed(records.error().text());
     if (records->front().verdict != record::Verdict::kPass)
-      return failed(fmt::format("stdout and stderr: {}: {}; do not let printing raise, and take no socket or file for stdout that was opened in its place", outlet.name,
+      return failed(fmt::format("stdout and stderr: {}: {}; do not let printing raise, "
+                                "and take no socket or file for stdout that was opened in its place", outlet.name,
                                 record_text(records->front())));
   }
   return ok(fmt::format("{} passes with noise, closed and full outputs", sound->id));

@@ -88,7 +88,8 @@ ItemResult order(Trial& trial) {
   for (const Disorder& disorder : kDisorders)
     if (const std::string mistake = mistake_in(talk, disorder); !mistake.empty()) return failed(mistake);
   if (const std::string mistake = mistake_in_sound_case(talk); !mistake.empty())
-    return failed(fmt::format("after requests in a wrong order a sound case does not pass on the same ranks ({}): {}; a refused request must leave nothing behind", sound->id, mistake));
+    return failed(fmt::format("after requests in a wrong order a sound case does not pass on the same ranks ({}): {}; "
+                              "a refused request must leave nothing behind", sound->id, mistake));
   return ok(fmt::format("{} disorders are answered, and {} passes afterwards", kDisorders.size(), sound->id));
 }
 

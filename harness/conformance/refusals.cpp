@@ -24,7 +24,9 @@ std::vector<std::string> probes(const subject::Capabilities& c) {
       if (!has(impl.mesh_dims, dim)) ids.push_back(basic_case(c, impl, std::string(dim) + "=2"));
     const std::string usual = basic_case(c, impl, usual_mesh(impl));
     for (const char* backend : {"eager", "batched_mm", "grouped_mm", "of_nobody"})
-      if (!has(impl.experts_backends, backend)) ids.push_back(usual.substr(0, usual.find(" experts_backend=")) + fmt::format(" experts_backend={} phases={}", backend, phases_of(c)));
+      if (!has(impl.experts_backends, backend))
+        ids.push_back(usual.substr(0, usual.find(" experts_backend=")) +
+                      fmt::format(" experts_backend={} phases={}", backend, phases_of(c)));
     if (&impl != &c.implementations.front()) continue;
     const std::string tail = usual.substr(usual.find(" model="));
     ids.push_back("impl=of_nobody" + tail);
@@ -32,7 +34,8 @@ std::vector<std::string> probes(const subject::Capabilities& c) {
     if (!has(c.devices, "cuda")) ids.push_back(usual + " device=cuda");
     for (const char* dtype : {"fp32", "bf16"})
       if (!has(c.dtypes, dtype))
-        ids.push_back(fmt::format("impl={} model=qwen3_moe mesh={} dtype={} experts_backend={} phases={}", impl.name, usual_mesh(impl), dtype, usual_backend(impl), phases_of(c)));
+        ids.push_back(fmt::format("impl={} model=qwen3_moe mesh={} dtype={} experts_backend={} phases={}", impl.name, usual_mesh(impl),
+                                  dtype, usual_backend(impl), phases_of(c)));
   }
   return ids;
 }

@@ -40,10 +40,14 @@ std::string class_name(const std::string& name) {
 base::Result<std::string> subject_name(const fs::path& folder) {
   const std::string last = fs::weakly_canonical(folder).filename();
   std::string name;
-  for (const char c : last) name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? static_cast<char>(std::tolower(static_cast<unsigned char>(c))) : '_';
+  for (const char c : last)
+    name += std::isalnum(static_cast<unsigned char>(c)) != 0 ? static_cast<char>(std::tolower(static_cast<unsigned char>(c))) : '_';
   const bool is_identifier = !name.empty() && std::isalpha(static_cast<unsigned char>(name[0])) != 0;
   if (!is_identifier || std::ranges::find(kTaken, name) != kTaken.end())
-    return Error{ErrorCode::kUsage, fmt::format("the subject is called after its folder, and '{}' is no name for it; use letters, digits and _, as in my_layer", last), folder.string()};
+    return Error{ErrorCode::kUsage,
+                 fmt::format("the subject is called after its folder, and '{}' is no name for it; "
+                             "use letters, digits and _, as in my_layer", last),
+                 folder.string()};
   return name;
 }
 
@@ -55,7 +59,8 @@ base::Result<std::vector<fs::path>> write_scaffold(std::string_view language, co
     if (file.language == language) files.emplace_back(folder / replaced(std::string(file.name), kName, *name), file.content);
   MOECHECK_REQUIRE(!files.empty(), std::string(language));
   for (const auto& [path, content] : files)
-    if (fs::exists(fs::symlink_status(path))) return Error{ErrorCode::kUsage, "is there already, and nothing is written over; name another folder", path.string()};
+    if (fs::exists(fs::symlink_status(path)))
+      return Error{ErrorCode::kUsage, "is there already, and nothing is written over; name another folder", path.string()};
   if (auto made = base::make_folders(folder); !made) return made.error();
   std::vector<fs::path> written;
   for (const auto& [path, content] : files) {

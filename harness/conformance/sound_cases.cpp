@@ -22,7 +22,8 @@ std::vector<std::string> ids_of(const subject::Capabilities& capabilities, const
   std::vector<std::string> ids;
   const std::string phases = phases_of(capabilities);
   const auto add = [&](const std::string& mesh, const std::string& dtype, const std::string& backend, const std::string& more) {
-    ids.push_back(fmt::format("impl={} model=qwen3_moe mesh={} dtype={} experts_backend={} phases={}{}", impl.name, mesh, dtype, backend, phases, more));
+    ids.push_back(fmt::format("impl={} model=qwen3_moe mesh={} dtype={} experts_backend={} phases={}{}", impl.name, mesh, dtype,
+                              backend, phases, more));
   };
   const std::vector<std::string> meshes = meshes_of(impl);
   for (const std::string& dtype : capabilities.dtypes)
@@ -46,9 +47,11 @@ void note_unpassed(const std::vector<CaseRecord>& records, std::string_view knob
   std::map<std::string, bool> has_passed;
   for (const CaseRecord& record : records) has_passed[config_of(record, "impl") + " " + config_of(record, knob)] |= record.verdict == Verdict::kPass;
   for (const auto& [what, passed] : has_passed)
-    if (!passed) notes.push_back(fmt::format("every case of {} {} is refused: {}", knob, what, std::ranges::find_if(records, [&](const CaseRecord& record) {
-                                               return config_of(record, "impl") + " " + config_of(record, knob) == what;
-                                             })->reason));
+    if (!passed)
+      notes.push_back(fmt::format("every case of {} {} is refused: {}", knob, what,
+                                  std::ranges::find_if(records, [&](const CaseRecord& record) {
+                                    return config_of(record, "impl") + " " + config_of(record, knob) == what;
+                                  })->reason));
 }
 
 // Checks that never looked in a case that passed, though it was about what they check.
@@ -56,9 +59,12 @@ void note_unobserved(const std::vector<CaseRecord>& records, std::vector<std::st
   std::set<std::string> unobserved, looked;
   for (const CaseRecord& record : records)
     for (const record::CheckResult& check : record.checks)
-      if (record.verdict == Verdict::kPass && check.state != CheckState::kNotApplicable) (check.state == CheckState::kUnobserved ? unobserved : looked).insert(check.name);
+      if (record.verdict == Verdict::kPass && check.state != CheckState::kNotApplicable)
+        (check.state == CheckState::kUnobserved ? unobserved : looked).insert(check.name);
   std::erase_if(unobserved, [&](const std::string& name) { return looked.contains(name); });
-  if (!unobserved.empty()) notes.push_back(fmt::format("nothing was shown to these checks: {}; `moecheck explain` says what each wants", fmt::join(unobserved, ", ")));
+  if (!unobserved.empty())
+    notes.push_back(fmt::format("nothing was shown to these checks: {}; `moecheck explain` says what each wants",
+                                fmt::join(unobserved, ", ")));
 }
 
 }  // namespace
@@ -84,13 +90,15 @@ ItemResult sound_cases(Trial& trial) {
   }
   for (const auto& [impl, number] : num_passed)
     if (number == 0)
-      return failed(fmt::format("{} refuses every case that its declaration allows; the first: {}", impl, record_text(*std::ranges::find_if(*records, [&](const CaseRecord& record) {
+      return failed(fmt::format("{} refuses every case that its declaration allows; the first: {}", impl,
+                                record_text(*std::ranges::find_if(*records, [&](const CaseRecord& record) {
                                   return config_of(record, "impl") == impl;
                                 }))));
   std::vector<std::string> notes;
   note_unobserved(*records, notes);
   for (const char* knob : {"dtype", "experts_backend"}) note_unpassed(*records, knob, notes);
-  return ok(fmt::format("{} cases pass, {} are refused with a reason", records->size() - static_cast<std::size_t>(num_refused), num_refused), std::move(notes));
+  return ok(fmt::format("{} cases pass, {} are refused with a reason", records->size() - static_cast<std::size_t>(num_refused), num_refused),
+            std::move(notes));
 }
 
 }  // namespace moecheck::conformance

@@ -29,7 +29,8 @@ ItemResult stopped(Trial& trial) {
   if (!records) return failed(records.error().text());
   if (!blow.has_struck()) return failed("the forward of " + sound->id + " never began");
   if (records->front().verdict != record::Verdict::kPass)
-    return failed(fmt::format("rank {} stood still for {} ms in its forward and went on: {}; a collective has to wait longer than that", blow.rank(), kPause.count(),
+    return failed(fmt::format("rank {} stood still for {} ms in its forward and went on: {}; "
+                              "a collective has to wait longer than that", blow.rank(), kPause.count(),
                               record_text(records->front())));
   return ok(fmt::format("rank {} stood still for {} ms", blow.rank(), kPause.count()));
 }

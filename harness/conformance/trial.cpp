@@ -44,7 +44,8 @@ base::Result<std::vector<CaseRecord>> Trial::run(const std::vector<driver::Ident
   run.keep_traces = driver::KeepTraces::kNone;
   run.repro_suffix = options_.repro_suffix;
   run.make_launcher = [&] {
-    launch::LauncherOptions launcher{changes.command.empty() ? options_.command : changes.command, run.scratch / "l", capabilities().has_fork_server, options_.limit};
+    launch::LauncherOptions launcher{changes.command.empty() ? options_.command : changes.command, run.scratch / "l",
+                                     capabilities().has_fork_server, options_.limit};
     launcher.forks_ranks = capabilities().has_fork_server;
     launcher.is_at_once = capabilities().is_one_shot;
     launcher.on_sent = changes.on_sent;
@@ -103,7 +104,8 @@ std::string record_text(const CaseRecord& record) {
   std::string text = fmt::format("{}", record::verdict_name(record.verdict));
   if (record.verdict == record::Verdict::kPass) return text;
   if (!record.reason.empty()) text += ": " + record.reason;
-  if (const auto bad = std::ranges::find_if(record.findings, [](const record::Finding& finding) { return record::is_failure(finding); }); bad != record.findings.end())
+  if (const auto bad = std::ranges::find_if(record.findings, [](const record::Finding& finding) { return record::is_failure(finding); });
+      bad != record.findings.end())
     text += fmt::format("; {} at {}{}: {}", bad->check, bad->stage, bad->rank ? fmt::format(", rank {}", *bad->rank) : "", bad->message);
   return text + "; again with: " + record.repro;
 }

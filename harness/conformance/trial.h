@@ -67,7 +67,8 @@ std::string record_text(const record::CaseRecord& record);
 
 // Sends the same request to all ranks.
 launch::CallResult ask(launch::RankPool& pool, const base::Json& request, model::Dim world_size, std::chrono::milliseconds limit);
-base::Json open_request(const cases::Case& one, const launch::RankPool& pool, const std::filesystem::path& checkpoint, const std::filesystem::path& trace);
+base::Json open_request(const cases::Case& one, const launch::RankPool& pool, const std::filesystem::path& checkpoint,
+                        const std::filesystem::path& trace);
 // "forward" and so on of a case without saves, from load to close, in the order in which the driver asks for them.
 std::vector<base::Json> requests_after_open(const cases::Case& one);
 // What a rank did instead of answering; empty if it answered.

@@ -72,7 +72,8 @@ HostTensor part_of(const HostTensor& whole, const model::Problem& problem, std::
       from += held[d][static_cast<std::size_t>(rest % shape[d])] * stride;
       stride *= whole.shape()[d];
     }
-    std::memcpy(part.mutable_bytes().data() + static_cast<std::size_t>(flat) * size, whole.bytes().data() + static_cast<std::size_t>(from) * size, size);
+    std::memcpy(part.mutable_bytes().data() + static_cast<std::size_t>(flat) * size,
+                whole.bytes().data() + static_cast<std::size_t>(from) * size, size);
   }
   return part;
 }
@@ -86,7 +87,8 @@ std::string bits_text(const HostTensor& tensor, std::size_t element) {
 
 std::string difference(const HostTensor& want, const HostTensor& got) {
   if (got.dtype() != want.dtype() || got.shape() != want.shape())
-    return fmt::format("has {} {}, and the file {} {}", base::knob_name(got.dtype()), base::shape_text(got.shape()), base::knob_name(want.dtype()), base::shape_text(want.shape()));
+    return fmt::format("has {} {}, and the file {} {}", base::knob_name(got.dtype()), base::shape_text(got.shape()),
+                       base::knob_name(want.dtype()), base::shape_text(want.shape()));
   const std::size_t size = base::itemsize(want.dtype());
   const auto at = static_cast<std::size_t>(std::ranges::mismatch(want.bytes(), got.bytes()).in1 - want.bytes().begin()) / size;
   return fmt::format("element {} is {}, and in the file {}", at, bits_text(got, at), bits_text(want, at));
@@ -122,7 +124,8 @@ base::Result<trace::Trace> loaded_trace(Trial& trial, const cases::Case& one, co
     for (std::size_t r = 0; r < result.ranks.size(); ++r) {
       const std::string silence = silence_text(result.ranks[r]);
       if (!silence.empty() || !result.ranks[r].reply->is_ok)
-        return error(fmt::format("to {} rank {} {}", request["op"].get<std::string>(), r, silence.empty() ? "answers: " + result.ranks[r].reply->message : silence));
+        return error(fmt::format("to {} rank {} {}", request["op"].get<std::string>(), r,
+                                 silence.empty() ? "answers: " + result.ranks[r].reply->message : silence));
     }
   }
   return trace::read_phase(folder, "load", one.world_size());
@@ -139,7 +142,8 @@ ItemResult values_of(Trial& trial, const cases::Case& one) {
     spoilt.emplace(name, with_odd_values(tensor));
     named.push_back({name, spoilt.at(name)});
   }
-  if (auto written = trace::write_safetensors(*folder / subject::kCheckpointFile, named, {{"format", "pt"}}); !written) return failed(written.error().text());
+  if (auto written = trace::write_safetensors(*folder / subject::kCheckpointFile, named, {{"format", "pt"}}); !written)
+    return failed(written.error().text());
   const auto trace = loaded_trace(trial, one, *folder);
   if (!trace) return failed("with NaN, infinities, subnormals and -0 among the weights: " + trace.error().text());
   Comparison comparison;
@@ -148,7 +152,9 @@ ItemResult values_of(Trial& trial, const cases::Case& one) {
   const std::string dtype(base::knob_name(one.problem.dtype));
   if (comparison.difference.empty() && comparison.num_same == 0) return not_applicable("it shows no param/* after load");
   if (comparison.num_same == 0 && comparison.num_generated > 0) return not_applicable("it generates its weights itself and reads no checkpoint");
-  if (!comparison.difference.empty()) return failed(fmt::format("{}: {}; load by copying bytes, without arithmetic or a detour over another dtype", dtype, comparison.difference));
+  if (!comparison.difference.empty())
+    return failed(fmt::format("{}: {}; load by copying bytes, without arithmetic or a detour over another dtype", dtype,
+                              comparison.difference));
   return ok(fmt::format("{}: {} parameters", dtype, comparison.num_same));
 }
 
@@ -160,7 +166,8 @@ ItemResult values(Trial& trial) {
   if (!sound) return failed("no case passes; begin with --only cases");
   std::string text;
   for (const std::string& dtype : trial.capabilities().dtypes) {
-    auto one = trial.case_of(fmt::format("impl={} model=qwen3_moe mesh={} tokens_over={} experts_backend={} dtype={} phases=load", sound->one.impl, sound->one.problem.mesh.text(),
+    auto one = trial.case_of(fmt::format("impl={} model=qwen3_moe mesh={} tokens_over={} experts_backend={} dtype={} phases=load",
+                                         sound->one.impl, sound->one.problem.mesh.text(),
                                          sound->one.problem.token_dims_text(), sound->one.experts_backend, dtype));
     if (!one) return failed(one.error().text());
     const ItemResult result = values_of(trial, one->one);

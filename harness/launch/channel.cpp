@@ -25,7 +25,8 @@ std::string bound_address(int fd) {
   std::array<char, NI_MAXHOST> host{};
   std::array<char, NI_MAXSERV> port{};
   ::getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
-  ::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host.data(), host.size(), port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV);
+  ::getnameinfo(reinterpret_cast<const sockaddr*>(&address), size, host.data(), host.size(), port.data(), port.size(),
+                NI_NUMERICHOST | NI_NUMERICSERV);
   return fmt::format("{}:{}", host.data(), port.data());
 }
 
@@ -59,7 +60,10 @@ base::Result<TcpListener> listen_at_tcp(const std::string& host, int backlog) {
   hints.ai_flags = AI_PASSIVE;
   addrinfo* found = nullptr;
   if (const int code = ::getaddrinfo(name.c_str(), port.c_str(), &hints, &found); code != 0)
-    return Error{ErrorCode::kUsage, fmt::format("{}; expected an address of this machine that the ranks can reach, as in 10.0.0.1 or 10.0.0.1:4000", ::gai_strerror(code)), host};
+    return Error{ErrorCode::kUsage,
+                 fmt::format("{}; expected an address of this machine that the ranks can reach, as in 10.0.0.1 or 10.0.0.1:4000",
+                             ::gai_strerror(code)),
+                 host};
   Descriptor listener(::socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0));
   const int yes = 1;
   ::setsockopt(listener.fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);

@@ -92,7 +92,9 @@ base::Result<Json> ForkServer::next_message(const char* what) {
 
 Error ForkServer::error(const std::string& what) const {
   const std::string output = output_tail(log_of(options_));
-  return {ErrorCode::kSubject, fmt::format("the server that forks ranks {}{}{}", what, output.empty() ? "" : "; its output ends: ", output), options_.command[0]};
+  return {ErrorCode::kSubject,
+          fmt::format("the server that forks ranks {}{}{}", what, output.empty() ? "" : "; its output ends: ", output),
+          options_.command[0]};
 }
 
 }  // namespace moecheck::launch

@@ -17,7 +17,9 @@ using base::Json;
 using Clock = std::chrono::steady_clock;
 
 // "all_reduce over ep (sequence 3, at output/y_TD)"
-std::string collective_text(const trace::Collective& c) { return fmt::format("{} over {} (sequence {}, at {})", c.kind, c.group, c.sequence, c.site); }
+std::string collective_text(const trace::Collective& c) {
+  return fmt::format("{} over {} (sequence {}, at {})", c.kind, c.group, c.sequence, c.site);
+}
 
 // "rank 1 waits in all_reduce over ep (sequence 3, at output/y_TD)"
 std::string waiting_text(std::size_t rank, const RankOutcome& outcome) {
@@ -64,12 +66,14 @@ void add_saves(const cases::Life& life, model::Dim batches, const std::filesyste
   for (const cases::PlannedSave& save : life.saves) {
     if (save.after * life.one.training.microbatches != batches) continue;
     const std::string path = (trace::saves_folder(folder) / cases::save_folder(save.after)).string();
-    operations.push_back({"save", std::max(batches - 1, life.one.first_batch), {{"folder", path}, {"batch", batches}}, fmt::format("save after step {}", save.after), save.crash});
+    operations.push_back({"save", std::max(batches - 1, life.one.first_batch), {{"folder", path}, {"batch", batches}},
+                          fmt::format("save after step {}", save.after), save.crash});
   }
 }
 
 // folders: of each life's trace.
-std::vector<Operation> operations_of(const std::vector<cases::Life>& lives, const cases::Life& life, const std::vector<std::filesystem::path>& folders) {
+std::vector<Operation> operations_of(const std::vector<cases::Life>& lives, const cases::Life& life,
+                                     const std::vector<std::filesystem::path>& folders) {
   const std::filesystem::path& folder = folders[static_cast<std::size_t>(&life - lives.data())];
   std::vector<Operation> operations = {{"open", 0, Json::object(), "open"}};
   if (life.one.has_phase("load")) operations.push_back({"load", life.one.first_batch, Json::object(), "load"});
@@ -184,7 +188,9 @@ class ProcessLauncher final : public Launcher {
     (*pool)->begin_case(life.one.problem.mesh);
     for (Operation& operation : operations) {
       if (operation.crash != cases::CrashPoint::kNone && options_.is_at_once)
-        return {RunEnd::kUnsupported, "a subject that takes a case whole cannot be stopped at '" + std::string(cases::crash_point_name(operation.crash)) + "'", {}, 0};
+        return {RunEnd::kUnsupported,
+                "a subject that takes a case whole cannot be stopped at '" + std::string(cases::crash_point_name(operation.crash)) + "'",
+                {}, 0};
       if (operation.name == "open") operation.request = subject::to_json(open);
       operation.request["op"] = operation.name;
       const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline.at - Clock::now());
@@ -223,7 +229,8 @@ class ProcessLauncher final : public Launcher {
     std::filesystem::remove_all(trace / trace::phase_folder(operation.name, operation.request["batch"].get<model::Dim>()), code);
     if (result.end == CallEnd::kKilled) return {RunEnd::kCompleted, "", {}, 0};
     if (result.end == CallEnd::kInterrupted) return {RunEnd::kInterrupted, "interrupted", {}, 0};
-    return {RunEnd::kUnsupported, fmt::format("the subject did not stop at '{}' of its {}", cases::crash_point_name(operation.crash), operation.text), {}, 0};
+    return {RunEnd::kUnsupported,
+            fmt::format("the subject did not stop at '{}' of its {}", cases::crash_point_name(operation.crash), operation.text), {}, 0};
   }
 
   // A pool whose ranks all refused the case is as good as before; one that disagrees, or still owes a reply, is not.
@@ -242,7 +249,10 @@ class ProcessLauncher final : public Launcher {
     if (auto refused = explain_replies(operation, result)) return refused;
     if (auto wrong = explain_resumption(operation, result)) return wrong;
     if (result.end == CallEnd::kTimedOut)
-      return CaseRun{RunEnd::kTimedOut, fmt::format("no reply to {} within {:.1f} s: {}", operation.text, static_cast<double>(limit.count()) / 1000, all_waiting(result)), {}, 0};
+      return CaseRun{RunEnd::kTimedOut,
+                     fmt::format("no reply to {} within {:.1f} s: {}", operation.text, static_cast<double>(limit.count()) / 1000,
+                                 all_waiting(result)),
+                     {}, 0};
     return std::nullopt;
   }
 
@@ -251,8 +261,10 @@ class ProcessLauncher final : public Launcher {
     const CollectiveMismatch& m = *result.mismatch;
     CaseRun run{RunEnd::kDiverged, "", {}, 0, m};
     run.reason = m.got.kind.empty()
-                     ? fmt::format("in {} rank {} took no part in {}, in which rank {} waits for it", operation.text, m.rank, full_text(m.want), m.other_rank)
-                     : fmt::format("in {} rank {} entered {}, rank {} had entered {}", operation.text, m.rank, full_text(m.got), m.other_rank, full_text(m.want));
+                     ? fmt::format("in {} rank {} took no part in {}, in which rank {} waits for it", operation.text, m.rank,
+                                   full_text(m.want), m.other_rank)
+                     : fmt::format("in {} rank {} entered {}, rank {} had entered {}", operation.text, m.rank, full_text(m.got),
+                                   m.other_rank, full_text(m.want));
     if (const std::string waiting = all_waiting(result); !waiting.empty()) run.reason += "; " + waiting;
     run.raised = raised_by(operation, result);
     return run;
@@ -286,7 +298,8 @@ class ProcessLauncher final : public Launcher {
     if (!rank.protocol_error.empty())
       return CaseRun{RunEnd::kBroken, fmt::format("rank {} broke the protocol in {}: {}", r, operation.text, rank.protocol_error), {}, 0};
     if (!rank.exit && !rank.has_left) return std::nullopt;
-    const std::string how = rank.exit ? "ended in " + operation.text + " with " + rank.exit->text() : "closed its socket in " + operation.text + " without a reply";
+    const std::string how = rank.exit ? "ended in " + operation.text + " with " + rank.exit->text()
+                                      : "closed its socket in " + operation.text + " without a reply";
     const std::string where = rank.waits_in ? "; " + waiting_text(r, rank) : "";
     const std::string output = pool.last_output(static_cast<model::Dim>(r));
     return CaseRun{RunEnd::kCrashed, fmt::format("rank {} {}{}{}{}", r, how, where, output.empty() ? "" : "; its output ends: ", output), {}, 0};
@@ -313,7 +326,8 @@ class ProcessLauncher final : public Launcher {
       const auto& reply = result.ranks[r].reply;
       if (!reply || !reply->steps || *reply->steps == *operation.resumed_steps) continue;
       run.raised.push_back({static_cast<model::Dim>(r), operation.name,
-                            fmt::format("goes on after step {}, and the newest whole save is of step {}", *reply->steps, *operation.resumed_steps), "",
+                            fmt::format("goes on after step {}, and the newest whole save is of step {}", *reply->steps,
+                                        *operation.resumed_steps), "",
                             operation.batch});
     }
     if (run.raised.empty()) return std::nullopt;

@@ -77,7 +77,9 @@ std::optional<Json> hello_in(const std::string& line) {
   return *std::move(hello);
 }
 
-std::string foreign_text(const std::string& line) { return fmt::format("does not speak protocol {}: '{}'", subject::kProtocol, line.substr(0, kShown)); }
+std::string foreign_text(const std::string& line) {
+  return fmt::format("does not speak protocol {}: '{}'", subject::kProtocol, line.substr(0, kShown));
+}
 
 // Ranks that are children of the driver, each with a socket of its own.
 class OwnRanks {
@@ -166,7 +168,8 @@ std::string random_token() {
 ChildCommand launch_command(const StartOptions& options) {
   ChildCommand command{options.prefix, {{"OMP_NUM_THREADS", "1"}}, log_path(options, 0)};
   for (std::string& word : command.arguments)
-    if (const auto at = word.find("{ranks}"); at != std::string::npos) word.replace(at, std::string_view("{ranks}").size(), std::to_string(options.world_size));
+    if (const auto at = word.find("{ranks}"); at != std::string::npos)
+      word.replace(at, std::string_view("{ranks}").size(), std::to_string(options.world_size));
   command.arguments.insert(command.arguments.end(), options.command.begin(), options.command.end());
   // Those of a launcher that started the driver name other ranks.
   command.removed = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"};

@@ -103,7 +103,8 @@ Reply answer(Session& session, const Json& request) {
 }
 
 Json hello(const RankPlace& place) {
-  Json hello = {{"event", "hello"}, {"protocol", moecheck::subject::kProtocol}, {"rank", place.rank}, {"world_size", place.world_size}, {"pid", ::getpid()}, {"machine", moecheck::subject::machine_name()}};
+  Json hello = {{"event", "hello"}, {"protocol", moecheck::subject::kProtocol}, {"rank", place.rank},
+                {"world_size", place.world_size}, {"pid", ::getpid()}, {"machine", moecheck::subject::machine_name()}};
   if (const char* token = std::getenv(moecheck::subject::kTokenVariable)) hello["token"] = token;
   return hello;
 }

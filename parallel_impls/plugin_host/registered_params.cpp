@@ -78,7 +78,8 @@ base::Shape global_shape_of(base::Shape local, const std::vector<Cut>& cuts, con
 void RegisteredParams::add(const std::string& tap, const at::Tensor& value, const at::Tensor& grad, std::vector<Cut> cuts) {
   const ParamInfo& param = find_param(tap);
   if (has(param)) throw std::invalid_argument(fmt::format("'{}' is registered twice", tap));
-  if (grad.defined() && param.name == kAttention) throw std::invalid_argument(fmt::format("'{}' takes no part in the layer and has no gradient", tap));
+  if (grad.defined() && param.name == kAttention)
+    throw std::invalid_argument(fmt::format("'{}' takes no part in the layer and has no gradient", tap));
   if (!value.is_contiguous() || (grad.defined() && !grad.is_contiguous()))
     throw std::invalid_argument(fmt::format("'{}' is not dense", tap));
   if (grad.defined() && grad.sizes() != value.sizes())

@@ -61,11 +61,13 @@ TEST_F(PluginCheckTest, CatchesADescriptionThatMakesNoSense) {
 }
 
 TEST_F(PluginCheckTest, CatchesCasesThatDoNotPassOrAreAllRefused) {
-  expect_caught("cases", {{"wrong_weights", "param/router/w_ED"}, {"refuses_everything", "refuses every case"}, {"refuses_without_a_reason", "refused without a reason"}});
+  expect_caught("cases", {{"wrong_weights", "param/router/w_ED"}, {"refuses_everything", "refuses every case"},
+                          {"refuses_without_a_reason", "refused without a reason"}});
 }
 
 TEST_F(PluginCheckTest, CatchesWhatIsRunInsteadOfRefused) {
-  expect_caught("refusals", {{"runs_something_else", "ran it as if it were something else"}, {"raises_instead_of_refusing", "with code error: KeyError"}});
+  expect_caught("refusals", {{"runs_something_else", "ran it as if it were something else"},
+                             {"raises_instead_of_refusing", "with code error: KeyError"}});
 }
 
 TEST_F(PluginCheckTest, CatchesRanksThatDoNotAnswerWhatIsOutOfOrder) {

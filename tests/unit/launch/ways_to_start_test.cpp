@@ -23,9 +23,12 @@ constexpr const char* kLauncher = R"(
 for r in $(seq 0 $(($1 - 1))); do (export OMPI_COMM_WORLD_RANK=$r OMPI_COMM_WORLD_LOCAL_RANK=$r OMPI_COMM_WORLD_SIZE=$1; shift; exec "$@") & done
 for r in $(seq 0 $(($1 - 1))); do wait -n || { echo "a rank failed"; kill $(jobs -p) 2>/dev/null; exit 1; }; done)";
 // Somebody who is no rank comes first.
-const std::string kStranger = R"(exec 3<>/dev/tcp/127.0.0.1/${MOECHECK_SOCKET##*:}; echo '{"event":"hello","protocol":1,"rank":0,"token":"guessed"}' >&3; )";
+const std::string kStranger =
+    R"(exec 3<>/dev/tcp/127.0.0.1/${MOECHECK_SOCKET##*:}; echo '{"event":"hello","protocol":1,"rank":0,"token":"guessed"}' >&3; )";
 
-std::vector<std::string> launcher_words(const std::string& script, const std::string& num_ranks) { return {"/bin/bash", "-c", script, "launcher", num_ranks}; }
+std::vector<std::string> launcher_words(const std::string& script, const std::string& num_ranks) {
+  return {"/bin/bash", "-c", script, "launcher", num_ranks};
+}
 
 struct Way {
   std::string name;
@@ -90,7 +93,9 @@ TEST_P(AnyWay, NamesTheRankThatCrashedAndTheNextCaseIsFine) {
   const auto launcher = launcher_of(GetParam());
   const CaseRun crashed = run(*launcher, "segv.1.forward");
   EXPECT_EQ(crashed.end, RunEnd::kCrashed) << crashed.reason;
-  const auto how = GetParam().tells_exits() ? "rank 1 ended in forward with signal 11" : GetParam().is_at_once ? "in forward with exit code 1" : "rank 1 closed its socket in forward";
+  const auto how = GetParam().tells_exits() ? "rank 1 ended in forward with signal 11"
+                   : GetParam().is_at_once ? "in forward with exit code 1"
+                                           : "rank 1 closed its socket in forward";
   EXPECT_THAT(crashed.reason, HasSubstr(how));
   if (!GetParam().tells_exits()) {
     EXPECT_THAT(crashed.reason, HasSubstr("a rank failed"));
