@@ -6,7 +6,7 @@
 
 namespace moecheck::launch {
 
-// At most some 600 bytes; line ends become " | ". Empty if the file is empty or cannot be read.
+// At most 600 bytes, without the frames of C++ stack traces; line ends become " | ". Empty if the file is empty or cannot be read.
 std::string output_tail(const std::filesystem::path& file);
 
 }  // namespace moecheck::launch
