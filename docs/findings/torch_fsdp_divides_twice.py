@@ -1,7 +1,7 @@
 """FSDP2 over a group of one divides gradients twice by the factor that it was given, where it was also told to sum.
 
-transformers 5.20 to 5.23 set both on the experts of an expert-parallel model, whose group has one rank wherever ep_size == fsdp_size * tp_size:
-their gradients come out fsdp_size times too small.
+transformers 5.20 to 5.22 set both on the experts of an expert-parallel model, whose group has one rank wherever ep_size == fsdp_size * tp_size:
+their gradients come out fsdp_size times too small. 5.23 sets the second for larger groups only.
 Usage: python torch_fsdp_divides_twice.py    (torch 2.11; exit code 1: it is so)
 """
 

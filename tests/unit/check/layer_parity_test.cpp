@@ -176,6 +176,16 @@ TEST(LayerParity, SaysNothingAboutTokensWhoseIdsAreNoExperts) {
   EXPECT_EQ(outcome.compared, whole - 2 * 14);
 }
 
+TEST(LayerParity, IsUnobservedWhereTheChoiceOfExpertsIsNotShown) {
+  SimulatedRun run("mesh=ep=2 phases=load,forward,backward");
+  add_backward(run);
+  hide_inside(run);
+  hide_choices(run);
+  const CheckOutcome outcome = run.check(kCheck);
+  EXPECT_EQ(outcome.state, CheckState::kUnobserved) << outcome.note;
+  EXPECT_THAT(outcome.note, HasSubstr("router/ids_TK"));
+}
+
 TEST(LayerParity, LeavesGradientParityUnobservedWhereItJudgesTheGradients) {
   SimulatedRun run("mesh=ep=2 phases=load,forward,backward");
   add_backward(run);

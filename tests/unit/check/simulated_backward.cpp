@@ -144,6 +144,7 @@ void add_backward(SimulatedRun& run, bool is_dx_reduced) {
 
 void hide_inside(SimulatedRun& run) { drop(run, {"dispatch/", "experts/", "combine/"}); }
 
+void hide_choices(SimulatedRun& run) { drop(run, {"router/ids"}); }
 void hide_router(SimulatedRun& run) { drop(run, {"router/logits", "router/scores", "grad/logits", "grad/scores"}); }
 
 }  // namespace moecheck::check

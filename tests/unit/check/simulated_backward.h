@@ -13,5 +13,6 @@ void add_backward(SimulatedRun& run, bool is_dx_reduced = true);
 // Drops what a framework does not show: dispatch, experts, combine. Without the router, logits, scores and their gradients go too.
 void hide_inside(SimulatedRun& run);
 void hide_router(SimulatedRun& run);
+void hide_choices(SimulatedRun& run);   // router/ids
 
 }  // namespace moecheck::check

@@ -60,11 +60,15 @@ def _serve_rank() -> None:
 
 def _serve() -> None:
     from moecheck.fork_server import SERVER_VARIABLE, serve_forks
-    from moecheck.warm import prepare
+    from moecheck.warm import prepare, renew_after_fork
+
+    def serve_forked_rank() -> None:
+        renew_after_fork()
+        _serve_rank()
 
     if SERVER_VARIABLE in os.environ:
         prepare()
-        serve_forks(os.environ[SERVER_VARIABLE], _hello(), _serve_rank)
+        serve_forks(os.environ[SERVER_VARIABLE], _hello(), serve_forked_rank)
         return
     end_with_parent()
     prepare()

@@ -18,3 +18,9 @@ def prepare() -> None:
     # What was imported stays: no collection need look at it again.
     gc.collect()
     gc.freeze()
+
+
+def renew_after_fork() -> None:
+    """In a forked rank, before its first thread. torch replaces the thread pool that it inherited at the first call that wants it, and two threads
+    at once, as those of the first backward, may find none: "Invalid thread pool!"."""
+    torch.set_num_threads(torch.get_num_threads())
