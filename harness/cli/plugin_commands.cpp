@@ -35,7 +35,7 @@ std::string subject_of(const std::string& target) {
 
 std::vector<std::string> command_of(const std::string& target) {
   if (target.ends_with(".so")) return {rank_program().string(), "--plugin", fs::absolute(target).string()};
-  return {"/bin/sh", "-c", "exec " + target + " \"$@\"", "sh"};
+  return subject_command(target);
 }
 
 void print(const KitResult::One& one) {

@@ -144,11 +144,15 @@ void add_run_options(CLI::App& app, RunArguments& a) {
   app.add_flag("--json", a.is_json, "print run.json to stdout");
 }
 
+std::vector<std::string> subject_command(const std::string& subject) {
+  if (subject.empty()) return {rank_program().string()};
+  return {"/bin/sh", "-c", "exec " + subject + " \"$@\"", "sh"};
+}
+
 base::Result<Prepared> prepare(const std::string& subject) {
   auto scratch = launch::ScratchDir::make();
   if (!scratch) return scratch.error();
-  std::vector<std::string> command = {rank_program().string()};
-  if (!subject.empty()) command = {"/bin/sh", "-c", "exec " + subject + " \"$@\"", "sh"};
+  std::vector<std::string> command = subject_command(subject);
   auto launcher = launch::make_process_launcher({command, scratch->path(), false});
   auto capabilities = launcher->describe();
   if (!capabilities && capabilities.error().code == ErrorCode::kInterrupted) return capabilities.error();

@@ -47,6 +47,9 @@ struct Prepared {
 };
 base::Result<Prepared> prepare(const std::string& subject);
 
+// Of what --subject takes, words for a shell; empty: moecheck-rank beside this program.
+std::vector<std::string> subject_command(const std::string& subject);
+
 // Runs, prints progress to stderr and the result to stdout, writes RUN and its reports.
 // Errors: as driver::run_cases and reports.
 base::Result<record::RunRecord> run_with_progress(const RunArguments& arguments, std::vector<driver::IdentifiedCase> cases, const Prepared& prepared);

@@ -1,5 +1,6 @@
 #include "harness/launch/channel.h"
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -80,6 +81,11 @@ base::Result<Descriptor> accept_at(const Descriptor& listener) {
   const int yes = 1;
   ::setsockopt(accepted.fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);   // without effect on a UNIX socket
   return accepted;
+}
+
+int milliseconds_until(std::chrono::steady_clock::time_point deadline) {
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - std::chrono::steady_clock::now()).count();
+  return static_cast<int>(std::clamp<long long>(left, 0, 1000));
 }
 
 bool Channel::read_some() {

@@ -1,6 +1,7 @@
 // The driver's end of the talk with one rank: JSON objects, one a line, over a stream.
 #pragma once
 
+#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -34,6 +35,9 @@ struct TcpListener {
 base::Result<TcpListener> listen_at_tcp(const std::string& host, int backlog);
 
 base::Result<Descriptor> accept_at(const Descriptor& listener);
+
+// What poll() takes to wait until then, at most a second, so that an interrupt is seen.
+int milliseconds_until(std::chrono::steady_clock::time_point deadline);
 
 class Channel {
  public:

@@ -31,11 +31,6 @@ struct Rank {
   std::optional<subject::CollectiveEvent> waits_in = {};
 };
 
-int milliseconds_until(Clock::time_point deadline) {
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
-  return static_cast<int>(std::clamp<long long>(left, 0, 1000));
-}
-
 class ProcessPool final : public RankPool {
  public:
   explicit ProcessPool(StartOptions options) : options_(std::move(options)) {}

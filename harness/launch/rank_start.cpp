@@ -46,11 +46,6 @@ int free_port() {
   return ntohs(address.sin_port);
 }
 
-int milliseconds_until(Clock::time_point deadline) {
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
-  return static_cast<int>(std::clamp<long long>(left, 0, 1000));
-}
-
 // The environment of a rank that torchrun would start.
 std::map<std::string, std::string> rank_environment(const StartOptions& options, model::Dim r, int port) {
   return {{"RANK", std::to_string(r)},

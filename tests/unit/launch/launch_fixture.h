@@ -13,6 +13,9 @@
 
 #include <gtest/gtest.h>
 
+#include "harness/base/result.h"
+#include "harness/model/model_spec.h"
+
 namespace moecheck::launch {
 
 // Generous: only a failing test waits that long.
@@ -47,6 +50,16 @@ inline std::string text_of(const std::filesystem::path& file) {
 inline int pid_in(const std::filesystem::path& file) {
   const std::string text = text_of(file);
   return text.empty() ? -1 : std::atoi(text.c_str());
+}
+
+inline base::Result<model::ModelSpec> tiny_family(std::string_view family) {
+  model::ModelSpec spec;
+  spec.family = family;
+  spec.num_experts = 12;
+  spec.top_k = 3;
+  spec.d_model = 48;
+  spec.d_ff = 96;
+  return spec;
 }
 
 class TemporaryFolder : public testing::Test {

@@ -22,18 +22,9 @@ std::vector<std::string> unruly(const std::string& start_misdeed = "") {
 }
 
 cases::Case case_of(const std::string& impl, const cases::KnobValues& more = {}) {
-  const auto load_family = [](std::string_view family) -> base::Result<model::ModelSpec> {
-    model::ModelSpec spec;
-    spec.family = family;
-    spec.num_experts = 12;
-    spec.top_k = 3;
-    spec.d_model = 48;
-    spec.d_ff = 96;
-    return spec;
-  };
   cases::KnobValues knobs = {{"impl", impl}, {"model", "tiny"}, {"mesh", "ep=2"}};
   knobs.insert(more.begin(), more.end());
-  return cases::make_case(knobs, load_family).value();
+  return cases::make_case(knobs, tiny_family).value();
 }
 
 // Two steps of two microbatches.

@@ -54,16 +54,7 @@ class WayTest : public TemporaryFolder {
     return make_process_launcher(std::move(options));
   }
   CaseRun run(Launcher& launcher, const std::string& impl, milliseconds limit = kLongEnough) {
-    const auto load_family = [](std::string_view family) -> base::Result<model::ModelSpec> {
-      model::ModelSpec spec;
-      spec.family = family;
-      spec.num_experts = 12;
-      spec.top_k = 3;
-      spec.d_model = 48;
-      spec.d_ff = 96;
-      return spec;
-    };
-    const auto one = cases::make_case({{"impl", impl}, {"model", "tiny"}, {"mesh", "ep=2"}, {"phases", "load,forward"}}, load_family);
+    const auto one = cases::make_case({{"impl", impl}, {"model", "tiny"}, {"mesh", "ep=2"}, {"phases", "load,forward"}}, tiny_family);
     return launcher.run(one.value(), {folder_ / "checkpoint", folder_ / "trace"}, limit);
   }
   // Processes of the subject that this test started.

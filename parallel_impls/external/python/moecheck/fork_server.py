@@ -1,5 +1,5 @@
 """A process that imported a subject's framework once and forks the ranks of each case: a rank is there in milliseconds, and what one case
-leaves behind in a framework's globals does not reach the next. Imports torch."""
+leaves behind in a framework's globals does not reach the next."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from moecheck.process import end_with_parent, leave, redirect_output
-from moecheck.talk import LineSocket
+from moecheck.talk import SERVER_VARIABLE, LineSocket
 
-SERVER_VARIABLE = "MOECHECK_SERVER"
 _LOOK_S = 0.0005
 
 

@@ -14,7 +14,7 @@ from moecheck.process import end_with_parent, leave, open_standard_streams
 from moecheck.rank_place import machine_name, rank_place
 from moecheck.registry import PROTOCOL, describe
 from moecheck.safetensors_file import FileFailure
-from moecheck.talk import CASE_VARIABLE, SOCKET_VARIABLE, TOKEN_VARIABLE, talk_to_driver
+from moecheck.talk import CASE_VARIABLE, SERVER_VARIABLE, SOCKET_VARIABLE, TOKEN_VARIABLE, talk_to_driver
 
 _USAGE_EXIT = 4
 
@@ -59,7 +59,7 @@ def _serve_rank() -> None:
 
 
 def _serve() -> None:
-    from moecheck.fork_server import SERVER_VARIABLE, serve_forks
+    from moecheck.fork_server import serve_forks
     from moecheck.warm import prepare, renew_after_fork
 
     def serve_forked_rank() -> None:
@@ -90,7 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
     if "--moecheck-describe" in (sys.argv[1:] if arguments is None else arguments):
         print(json.dumps(describe(program, _version()), indent=1))
         sys.exit(0)
-    if not {SOCKET_VARIABLE, CASE_VARIABLE, "MOECHECK_SERVER"} & os.environ.keys():
+    if not {SOCKET_VARIABLE, CASE_VARIABLE, SERVER_VARIABLE} & os.environ.keys():
         print(f"{program}: {SOCKET_VARIABLE} is not set; this program is started by moecheck: "
               f'moecheck run --subject "python {sys.argv[0]}", or ask it for --moecheck-describe', file=sys.stderr)
         sys.exit(_USAGE_EXIT)
