@@ -25,21 +25,25 @@ LinearGradient<Scalar> linear_backward(const Matrix<Scalar>& in, const Matrix<Sc
 }
 
 template <typename Scalar>
-Scalar silu_slope(Scalar gate) {
-  const Scalar s = Scalar{1} / (Scalar{1} + std::exp(-gate));
-  return s * (Scalar{1} + gate * (Scalar{1} - s));
+Scalar swish_slope(Scalar gate, const model::Activation& activation) {
+  if (gate > static_cast<Scalar>(activation.limit)) return 0;
+  const Scalar z = static_cast<Scalar>(activation.alpha) * gate;
+  return sigmoid(z) * (Scalar{1} + z * sigmoid(-z));
 }
 
 template <typename Scalar>
-Matrix<Scalar> swiglu_backward(const Matrix<Scalar>& gate_up_RG, const Matrix<Scalar>& d_act_RF) {
+Matrix<Scalar> swiglu_backward(const Matrix<Scalar>& gate_up_RG, const Matrix<Scalar>& d_act_RF, const model::Activation& activation) {
   const Dim d_ff = d_act_RF.cols();
   MOECHECK_REQUIRE(gate_up_RG.cols() == 2 * d_ff && gate_up_RG.rows() == d_act_RF.rows());
-  const Matrix<Scalar> gate_RF = gate_up_RG.leftCols(d_ff);
-  const Matrix<Scalar> up_RF = gate_up_RG.rightCols(d_ff);
+  const auto limit = static_cast<Scalar>(activation.limit);
   Matrix<Scalar> d_gate_up_RG(gate_up_RG.rows(), gate_up_RG.cols());
-  d_gate_up_RG.leftCols(d_ff) =
-      d_act_RF.cwiseProduct(up_RF).cwiseProduct(gate_RF.unaryExpr([](Scalar g) { return silu_slope(g); }));
-  d_gate_up_RG.rightCols(d_ff) = d_act_RF.cwiseProduct(gate_RF.unaryExpr([](Scalar g) { return silu(g); }));
+  for (Dim r = 0; r < d_act_RF.rows(); ++r) {
+    for (Dim f = 0; f < d_ff; ++f) {
+      const Scalar gate = gate_up_RG(r, f), up = gate_up_RG(r, d_ff + f);
+      d_gate_up_RG(r, f) = d_act_RF(r, f) * shifted_up(up, activation) * swish_slope(gate, activation);
+      d_gate_up_RG(r, d_ff + f) = std::fabs(up) > limit ? Scalar{0} : d_act_RF(r, f) * swish(gate, activation);
+    }
+  }
   return d_gate_up_RG;
 }
 
@@ -65,18 +69,22 @@ Matrix<Scalar> renormalise_backward(const Matrix<Scalar>& q_TK, const Matrix<Sca
 }
 
 template <typename Scalar>
-Matrix<Scalar> scores_backward(const Matrix<Scalar>& logits_TE, const IdMatrix& ids_TK, const Matrix<Scalar>& d_scores_TK,
+Matrix<Scalar> scores_backward(const Matrix<Scalar>& logits_TE, const IdMatrix& ids_TK, const Matrix<Scalar>& d_scaled_TK,
                                const model::ModelSpec& spec) {
-  MOECHECK_REQUIRE(ids_TK.rows() == d_scores_TK.rows() && ids_TK.cols() == d_scores_TK.cols());
+  MOECHECK_REQUIRE(ids_TK.rows() == d_scaled_TK.rows() && ids_TK.cols() == d_scaled_TK.cols());
+  const Matrix<Scalar> d_scores_TK = static_cast<Scalar>(spec.routed_scale) * d_scaled_TK;
   const Dim num_experts = logits_TE.cols();
-  if (spec.softmax == model::SoftmaxOrder::kAfterTopk) {
+  if (spec.score_function == model::ScoreFunction::kSoftmaxAfterTopk) {
     const Matrix<Scalar> p_TK = softmax(gather_columns(logits_TE, ids_TK));
     return scatter_columns(softmax_backward(p_TK, d_scores_TK), ids_TK, num_experts);
   }
-  const Matrix<Scalar> p_TE = softmax(logits_TE);
-  const Matrix<Scalar> d_chosen_TK =
-      spec.renormalise ? renormalise_backward(gather_columns(p_TE, ids_TK), d_scores_TK) : d_scores_TK;
-  return softmax_backward(p_TE, scatter_columns(d_chosen_TK, ids_TK, num_experts));
+  const bool is_sigmoid = spec.score_function == model::ScoreFunction::kSigmoid;
+  const Matrix<Scalar> p_TE = is_sigmoid ? sigmoid(logits_TE) : softmax(logits_TE);
+  const Matrix<Scalar> d_chosen_TK = spec.renormalise ? renormalise_backward(gather_columns(p_TE, ids_TK), d_scores_TK) : d_scores_TK;
+  const Matrix<Scalar> d_p_TE = scatter_columns(d_chosen_TK, ids_TK, num_experts);
+  // s' = s (1 - s)
+  if (is_sigmoid) return d_p_TE.cwiseProduct(p_TE).cwiseProduct(sigmoid(Matrix<Scalar>(-logits_TE)));
+  return softmax_backward(p_TE, d_p_TE);
 }
 
 template <typename Scalar>
@@ -102,11 +110,12 @@ WeightingGradient<Scalar> weighting_backward(std::span<const RoutedRow> rows, co
 
 template <typename Scalar>
 ExpertSumBackward<Scalar>::ExpertSumBackward(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK,
-                                             Matrix<Scalar> d_y_TD, Dim num_experts, model::ScorePosition position)
+                                             Matrix<Scalar> d_y_TD, const model::ModelSpec& spec, model::ScorePosition position)
     : x_TD_(std::move(x_TD)),
-      dispatch_(dispatch(ids_TK, num_experts)),
+      dispatch_(dispatch(ids_TK, spec.num_experts)),
       scores_TK_(std::move(scores_TK)),
       d_y_TD_(std::move(d_y_TD)),
+      activation_(spec.activation),
       position_(position),
       d_x_TD_(Matrix<Scalar>::Zero(x_TD_.rows(), x_TD_.cols())),
       d_scores_TK_(Matrix<Scalar>::Zero(scores_TK_.rows(), scores_TK_.cols())) {
@@ -120,7 +129,7 @@ ExpertGradient<Scalar> ExpertSumBackward<Scalar>::add(Dim expert, const ExpertWe
   const Matrix<Scalar> x_RD = gather_tokens(x_TD_, rows);
   const Matrix<Scalar> in_RD = weighs_before ? weighted_rows(x_RD, rows, scores_TK_) : x_RD;
   const Matrix<Scalar> gate_up_RG = gate_up(in_RD, weights.w_gate_up_GD);
-  const Matrix<Scalar> act_RF = swiglu(gate_up_RG);
+  const Matrix<Scalar> act_RF = swiglu(gate_up_RG, activation_);
   // The score, and with it its gradient, is in the combine or in the weighting of the tokens.
   CombineGradient<Scalar> of_combine;
   if (weighs_before) {
@@ -129,7 +138,7 @@ ExpertGradient<Scalar> ExpertSumBackward<Scalar>::add(Dim expert, const ExpertWe
     of_combine = combine_backward(rows, scores_TK_, down(act_RF, weights.w_down_DF), d_y_TD_);
   }
   auto of_down = linear_backward(act_RF, weights.w_down_DF, of_combine.d_out_RD);
-  auto of_gate_up = linear_backward(in_RD, weights.w_gate_up_GD, swiglu_backward(gate_up_RG, of_down.d_in));
+  auto of_gate_up = linear_backward(in_RD, weights.w_gate_up_GD, swiglu_backward(gate_up_RG, of_down.d_in, activation_));
   const auto of_weighting = weighs_before ? weighting_backward(rows, scores_TK_, x_TD_, of_gate_up.d_in)
                                           : WeightingGradient<Scalar>{of_gate_up.d_in, of_combine.d_scores_R1};
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -147,8 +156,7 @@ LayerGradient<Scalar> MoeLayerBackward<Scalar>::backward(const Matrix<Scalar>& x
                                                          const ExpertGradientSink<Scalar>& sink) const {
   const Matrix<Scalar> w_router_ED = weights_.router_ED();
   const Matrix<Scalar> logits_TE = router_logits(x_TD, w_router_ED);
-  ExpertSumBackward<Scalar> sum(x_TD, ids_TK, scores_from_logits(logits_TE, ids_TK, spec_), d_y_TD, spec_.num_experts,
-                                position_);
+  ExpertSumBackward<Scalar> sum(x_TD, ids_TK, scores_from_logits(logits_TE, ids_TK, spec_), d_y_TD, spec_, position_);
   for (Dim e = 0; e < spec_.num_experts; ++e) sink(sum.needs(e) ? sum.add(e, weights_.expert(e)) : idle_gradient(e));
 
   Matrix<Scalar> d_logits_TE = scores_backward(logits_TE, ids_TK, sum.d_scores_TK(), spec_);
@@ -162,8 +170,8 @@ ExpertGradient<Scalar> MoeLayerBackward<Scalar>::idle_gradient(Dim expert) const
 }
 
 template LinearGradient<float> linear_backward(const Matrix<float>&, const Matrix<float>&, const Matrix<float>&);
-template float silu_slope(float);
-template Matrix<float> swiglu_backward(const Matrix<float>&, const Matrix<float>&);
+template float swish_slope(float, const model::Activation&);
+template Matrix<float> swiglu_backward(const Matrix<float>&, const Matrix<float>&, const model::Activation&);
 template Matrix<float> softmax_backward(const Matrix<float>&, const Matrix<float>&);
 template Matrix<float> renormalise_backward(const Matrix<float>&, const Matrix<float>&);
 template Matrix<float> scores_backward(const Matrix<float>&, const IdMatrix&, const Matrix<float>&, const model::ModelSpec&);
@@ -174,8 +182,8 @@ template WeightingGradient<float> weighting_backward(std::span<const RoutedRow>,
 template class ExpertSumBackward<float>;
 template class MoeLayerBackward<float>;
 template LinearGradient<double> linear_backward(const Matrix<double>&, const Matrix<double>&, const Matrix<double>&);
-template double silu_slope(double);
-template Matrix<double> swiglu_backward(const Matrix<double>&, const Matrix<double>&);
+template double swish_slope(double, const model::Activation&);
+template Matrix<double> swiglu_backward(const Matrix<double>&, const Matrix<double>&, const model::Activation&);
 template Matrix<double> softmax_backward(const Matrix<double>&, const Matrix<double>&);
 template Matrix<double> renormalise_backward(const Matrix<double>&, const Matrix<double>&);
 template Matrix<double> scores_backward(const Matrix<double>&, const IdMatrix&, const Matrix<double>&, const model::ModelSpec&);

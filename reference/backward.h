@@ -22,13 +22,15 @@ struct LinearGradient {
 template <typename Scalar>
 LinearGradient<Scalar> linear_backward(const Matrix<Scalar>& in, const Matrix<Scalar>& w, const Matrix<Scalar>& d_out);
 
-// silu'(g) = s(g) (1 + g (1 - s(g))), s(g) = 1 / (1 + exp(-g)): Elfwing et al., "Sigmoid-Weighted Linear Units", section 2.
+// swish'(g) = s(z) (1 + z (1 - s(z))), z = alpha g, s(z) = 1 / (1 + exp(-z)): Elfwing et al., "Sigmoid-Weighted Linear Units", section 2.
+// 0 beyond the limit.
 template <typename Scalar>
-Scalar silu_slope(Scalar gate);
+Scalar swish_slope(Scalar gate, const model::Activation& activation = {});
 
-// Of act = silu(gate) * up: d_gate = d_act * up * silu'(gate), d_up = d_act * silu(gate); gates in the first half.
+// Of act = swish(gate) * shifted_up(up): d_gate = d_act * shifted_up(up) * swish'(gate), d_up = d_act * swish(gate), 0 where up is clamped;
+// gates in the first half.
 template <typename Scalar>
-Matrix<Scalar> swiglu_backward(const Matrix<Scalar>& gate_up_RG, const Matrix<Scalar>& d_act_RF);
+Matrix<Scalar> swiglu_backward(const Matrix<Scalar>& gate_up_RG, const Matrix<Scalar>& d_act_RF, const model::Activation& activation = {});
 
 // Of p = softmax(h), row by row: d_h_j = p_j (d_p_j - sum_i p_i d_p_i), the differential of Switch Transformers, equation 1.
 template <typename Scalar>
@@ -80,9 +82,9 @@ struct ExpertGradient {
 template <typename Scalar>
 class ExpertSumBackward {
  public:
-  // Requires: 0 <= id < num_experts; d_y_TD has the shape of x_TD.
+  // Requires: 0 <= id < E; d_y_TD has the shape of x_TD.
   ExpertSumBackward(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, Matrix<Scalar> d_y_TD,
-                    Dim num_experts, model::ScorePosition position = model::ScorePosition::kAfterExperts);
+                    const model::ModelSpec& spec, model::ScorePosition position = model::ScorePosition::kAfterExperts);
 
   bool needs(Dim expert) const { return !dispatch_.rows_of(expert).empty(); }
   ExpertGradient<Scalar> add(Dim expert, const ExpertWeights<Scalar>& weights);
@@ -95,6 +97,7 @@ class ExpertSumBackward {
   Dispatch dispatch_;
   Matrix<Scalar> scores_TK_;
   Matrix<Scalar> d_y_TD_;
+  model::Activation activation_;
   model::ScorePosition position_;
   Matrix<Scalar> d_x_TD_;
   Matrix<Scalar> d_scores_TK_;

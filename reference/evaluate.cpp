@@ -57,7 +57,7 @@ class EndToEnd {
       return;
     }
     Matrix<float> scores_TK = scores_from_logits(router_logits(x_TD, w_router_ED), *seen.ids_TK, problem_.model);
-    ExpertSum<float> sum(x_TD, *seen.ids_TK, std::move(scores_TK), problem_.model.num_experts, problem_.score_position);
+    ExpertSum<float> sum(x_TD, *seen.ids_TK, std::move(scores_TK), problem_.model, problem_.score_position);
     runs_.push_back({shard, *seen.ids_TK, {seen.rank}, std::move(sum)});
   }
 
@@ -109,7 +109,7 @@ void evaluate_gradients(const inputs::Generator& generator, Dim batch, const Obs
     ExpectedRank& rank = expected.ranks[static_cast<std::size_t>(seen.rank)];
     keep(rank, "grad/y_TD", expect_grad_y(seen, grad_y_SD));
     keep(rank, "grad/out_RD", expect_grad_out(layer, seen, grad_y_SD));
-    keep(rank, "grad/gate_up_RG", expect_grad_gate_up(seen));
+    keep(rank, "grad/gate_up_RG", expect_grad_gate_up(seen, layer.problem().model.activation));
     keep(rank, "grad/scores_TK", expect_grad_scores(layer, seen, grad_y_SD));
     keep(rank, "grad/logits_TE", expect_grad_logits(seen, layer.problem().model));
     keep(rank, "grad/router/w_ED", expect_grad_router(layer, seen));
@@ -200,7 +200,7 @@ Expected evaluate(const cases::Case& one, std::span<const trace::Trace> batches)
     if (w_router_ED) keep(rank, "router/logits_TE", expect_logits(seen, *w_router_ED));
     keep(rank, "router/scores_TK", expect_scores(seen, problem.model));
     keep(rank, "experts/in_RD", expect_in(layer, seen));
-    keep(rank, "experts/act_RF", expect_act(seen));
+    keep(rank, "experts/act_RF", expect_act(seen, problem.model.activation));
     keep(rank, "combine/partial_TD", expect_partial(layer, seen));
     keep(rank, "output/y_TD", expect_y(layer, seen));
     if (w_router_ED && one.step_of(batch) == 0) end_to_end.add_rank(seen, x_TD, *w_router_ED);

@@ -1,6 +1,7 @@
 // One expert: a gated feed-forward network on the rows that were dispatched to it.
 #pragma once
 
+#include "harness/model/model_spec.h"
 #include "reference/matrix.h"
 
 namespace moecheck::reference {
@@ -16,14 +17,19 @@ struct ExpertWeights {
 template <typename Scalar>
 Matrix<Scalar> gate_up(const Matrix<Scalar>& x_RD, const Matrix<Scalar>& w_gate_up_GD);
 
-// silu(g) = g / (1 + exp(-g)), which is Swish with beta = 1: Ramachandran et al., "Searching for Activation Functions".
+// c / (1 + exp(-alpha c)), c = min(gate, limit): Swish with beta = alpha, Ramachandran et al., "Searching for Activation Functions"; silu
+// for alpha = 1 without a limit.
 template <typename Scalar>
-Scalar silu(Scalar gate);
+Scalar swish(Scalar gate, const model::Activation& activation = {});
 
-// silu(gate) * up, gates in the first half of the columns.
+// clamp(up, -limit, limit) + up_shift
+template <typename Scalar>
+Scalar shifted_up(Scalar up, const model::Activation& activation);
+
+// swish(gate) * shifted_up(up), gates in the first half of the columns.
 // Requires: an even number of columns.
 template <typename Scalar>
-Matrix<Scalar> swiglu(const Matrix<Scalar>& gate_up_RG);
+Matrix<Scalar> swiglu(const Matrix<Scalar>& gate_up_RG, const model::Activation& activation = {});
 
 // The product with W_2.
 template <typename Scalar>
@@ -31,6 +37,6 @@ Matrix<Scalar> down(const Matrix<Scalar>& act_RF, const Matrix<Scalar>& w_down_D
 
 // E(x) = down(swiglu(gate_up(x))).
 template <typename Scalar>
-Matrix<Scalar> expert_output(const Matrix<Scalar>& x_RD, const ExpertWeights<Scalar>& weights);
+Matrix<Scalar> expert_output(const Matrix<Scalar>& x_RD, const ExpertWeights<Scalar>& weights, const model::Activation& activation = {});
 
 }  // namespace moecheck::reference

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "harness/trace/layout.h"
+#include "reference/activation_sizes.h"
 #include "reference/backward.h"
 #include "reference/router.h"
 
@@ -47,29 +48,28 @@ std::optional<ExpectedTap> expect_grad_out(const ObservedLayer& layer, const Obs
   return if_any_input(std::move(tap), seen.rows_R->is_routed);
 }
 
-std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen) {
+std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen, const model::Activation& activation) {
   if (!seen.gate_up_RG || !seen.grad_act_RF || !seen.grad_gate_up_RG || seen.gate_up_RG->cols() != 2 * seen.grad_act_RF->cols() ||
       seen.grad_gate_up_RG->cols() != seen.gate_up_RG->cols() || !seen.rows_R)
     return std::nullopt;
   const Dim half = seen.grad_act_RF->cols();
-  ExpectedTap tap = make_tap(seen.gate_up_RG->rows(), 2 * half, kSiluTerms);
+  ExpectedTap tap = make_tap(seen.gate_up_RG->rows(), 2 * half, kSwishTerms);
   tap.is_comparable = seen.rows_R->is_routed;
   auto value_RG = view_of(tap.value);
   auto magnitude_RG = view_of(tap.magnitude);
-  value_RG = swiglu_backward(*seen.gate_up_RG, *seen.grad_act_RF);
+  value_RG = swiglu_backward(*seen.gate_up_RG, *seen.grad_act_RF, activation);
   for (Dim r = 0; r < value_RG.rows(); ++r) {
     for (Dim f = 0; f < half; ++f) {
       const double gate = (*seen.gate_up_RG)(r, f), up = (*seen.gate_up_RG)(r, half + f), grad = (*seen.grad_act_RF)(r, f);
-      const double sigmoid = 1 / (1 + std::exp(-gate));
-      // Each term of silu' errs on its own, though they may cancel.
-      magnitude_RG(r, f) = std::fabs(grad * up) * sigmoid * (1 + std::fabs(gate) * (1 - sigmoid));
-      magnitude_RG(r, half + f) = std::fabs(value_RG(r, half + f));
+      const ActivationSizes sizes = activation_sizes(gate, up, activation);
+      magnitude_RG(r, f) = std::fabs(grad) * sizes.by_gate;
+      magnitude_RG(r, half + f) = std::fabs(grad) * sizes.by_up;
     }
   }
-  // Stored on the way: silu(a), and d b.
   tap.stored = base::HostTensor(base::DType::kF64, tap.value.shape());
-  view_of(tap.stored) = value_RG.cwiseAbs();
-  tap.roundings = 2;
+  // silu's backward is one operation, whose terms are not stored.
+  view_of(tap.stored) = activation.is_silu() ? Matrix<double>(value_RG.cwiseAbs()) : Matrix<double>(magnitude_RG);
+  tap.roundings = activation_stores(activation).backward;
   return tap;
 }
 
@@ -104,21 +104,44 @@ namespace {
 
 // The summands of one token's d logits by their size. With w = p / scale, scale the sum of the chosen p where the scores are
 // normalised (softmax(TopK(l)) and softmax(l) renormalised are one function), else 1:
-//   normalised dl_i = w_i (g_i - <g, w>) for the chosen; otherwise dl_j = p_j (g_j [chosen] - <g, p>) for all.
+//   normalised dl_i = w_i (g_i - <g, w>) for the chosen; otherwise dl_j = p_j (g_j [chosen] - <g, p>) for all;
+//   of a sigmoid s_i (1 - s_i) / scale (g_i - <g, w>), without the mean where they are not normalised, of two parts by the stored s_i.
 void add_logit_magnitudes(const ObservedRank& seen, const model::ModelSpec& spec, Dim t, const Matrix<double>& p_TE,
                           Eigen::Map<Matrix<double>> magnitude_TE) {
-  const bool is_after = spec.softmax == model::SoftmaxOrder::kAfterTopk;
+  const bool is_before = spec.score_function == model::ScoreFunction::kSoftmaxBeforeTopk;
   double chosen = 0;
   for (Dim k = 0; k < spec.top_k; ++k) chosen += p_TE(t, (*seen.ids_TK)(t, k));
-  const double scale = spec.renormalise || is_after ? chosen : 1;
+  const bool is_normalised = spec.renormalise || spec.score_function == model::ScoreFunction::kSoftmaxAfterTopk;
+  const double scale = is_normalised ? chosen : 1;
+  const bool is_sigmoid = spec.score_function == model::ScoreFunction::kSigmoid;
   double mean = 0;   // <|g|, w>
   for (Dim k = 0; k < spec.top_k; ++k) mean += std::fabs((*seen.grad_scores_TK)(t, k)) * p_TE(t, (*seen.ids_TK)(t, k)) / scale;
+  if (is_sigmoid && !is_normalised) mean = 0;
   for (Dim k = 0; k < spec.top_k; ++k) {
     const Dim e = (*seen.ids_TK)(t, k);
-    magnitude_TE(t, e) += p_TE(t, e) / scale * (std::fabs((*seen.grad_scores_TK)(t, k)) + mean);
+    const double slope = is_sigmoid ? p_TE(t, e) * (1 + p_TE(t, e)) : p_TE(t, e);
+    magnitude_TE(t, e) += slope / scale * (std::fabs((*seen.grad_scores_TK)(t, k)) + mean);
   }
   // Before top-k the softmax's backward reaches every column, if only with terms that cancel up to rounding.
-  if (!is_after) magnitude_TE.row(t) += 2 * mean * p_TE.row(t);
+  if (is_before) magnitude_TE.row(t) += 2 * mean * p_TE.row(t);
+  magnitude_TE.row(t) *= spec.routed_scale;
+}
+
+// Of a softmax after the top-k the scores are the softmax itself, and a backward that takes them as they were stored (GPT-OSS takes its
+// softmax in the case's dtype) errs by p_e (|g_e - <g, p>| + <|g|, p>) times their rounding.
+void add_stored_scores(const ObservedRank& seen, const model::ModelSpec& spec, Dim t, const Matrix<double>& p_TE,
+                       Eigen::Map<Matrix<double>> stored_TE) {
+  double chosen = 0, mean = 0, largest_mean = 0;
+  for (Dim k = 0; k < spec.top_k; ++k) chosen += p_TE(t, (*seen.ids_TK)(t, k));
+  for (Dim k = 0; k < spec.top_k; ++k) {
+    const double term = (*seen.grad_scores_TK)(t, k) * p_TE(t, (*seen.ids_TK)(t, k)) / chosen;
+    mean += term;
+    largest_mean += std::fabs(term);
+  }
+  for (Dim k = 0; k < spec.top_k; ++k) {
+    const Dim e = (*seen.ids_TK)(t, k);
+    stored_TE(t, e) += spec.routed_scale * p_TE(t, e) / chosen * (std::fabs((*seen.grad_scores_TK)(t, k) - mean) + largest_mean);
+  }
 }
 
 }  // namespace
@@ -126,11 +149,16 @@ void add_logit_magnitudes(const ObservedRank& seen, const model::ModelSpec& spec
 std::optional<ExpectedTap> expect_grad_logits(const ObservedRank& seen, const model::ModelSpec& spec) {
   if (!seen.logits_TE || !seen.ids_TK || !seen.grad_scores_TK || !seen.grad_logits_TE) return std::nullopt;
   ExpectedTap tap = make_tap(seen.num_tokens, spec.num_experts, spec.num_experts + kSoftmaxTerms);
-  const Matrix<double> p_TE = softmax(*seen.logits_TE);
+  const bool is_sigmoid = spec.score_function == model::ScoreFunction::kSigmoid;
+  const Matrix<double> p_TE = is_sigmoid ? sigmoid(*seen.logits_TE) : softmax(*seen.logits_TE);
+  const bool is_after = spec.score_function == model::ScoreFunction::kSoftmaxAfterTopk;
+  tap.stored = base::HostTensor(base::DType::kF64, tap.value.shape());
+  tap.roundings = is_after ? 1 : 0;
   IdMatrix ids_TK = *seen.ids_TK;
   for (Dim t = 0; t < seen.num_tokens; ++t) {
     if (are_experts(ids_TK, t, spec.num_experts)) {
       add_logit_magnitudes(seen, spec, t, p_TE, view_of(tap.magnitude));
+      if (is_after) add_stored_scores(seen, spec, t, p_TE, view_of(tap.stored));
       continue;
     }
     tap.is_comparable[static_cast<std::size_t>(t)] = 0;

@@ -9,8 +9,8 @@
 
 namespace moecheck::reference {
 
-// Roundings of an element: exp, sum, division, products of silu' in fp32.
-constexpr Dim kSiluTerms = 12;
+// Roundings of an element: exp, sum, division, products of swish' in fp32.
+constexpr Dim kSwishTerms = 12;
 // Likewise exp, shift, division and the two products of the softmax's backward, beside its sum over E.
 constexpr Dim kSoftmaxTerms = 32;
 
@@ -20,7 +20,7 @@ Matrix<double> generated_output_grad(const inputs::Generator& generator, Dim bat
 ExpectedTap expect_grad_y(const ObservedRank& seen, const Matrix<double>& grad_y_SD);
 // d out = w dy, row by row; dy itself where the weight goes before the experts.
 std::optional<ExpectedTap> expect_grad_out(const ObservedLayer& layer, const ObservedRank& seen, const Matrix<double>& grad_y_SD);
-std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen);
+std::optional<ExpectedTap> expect_grad_gate_up(const ObservedRank& seen, const model::Activation& activation);
 // dw = <out, dy>, or <x, d in> where the weight goes before the experts; summed over the layer group: each slot's expert may be on
 // another rank, or cut over ranks.
 std::optional<ExpectedTap> expect_grad_scores(const ObservedLayer& layer, const ObservedRank& seen, const Matrix<double>& grad_y_SD);

@@ -12,8 +12,8 @@ namespace moecheck::reference {
 template <typename Scalar>
 class ExpertSum {
  public:
-  // Requires: 0 <= id < num_experts.
-  ExpertSum(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, Dim num_experts,
+  // Requires: 0 <= id < E.
+  ExpertSum(Matrix<Scalar> x_TD, const IdMatrix& ids_TK, Matrix<Scalar> scores_TK, const model::ModelSpec& spec,
             model::ScorePosition position = model::ScorePosition::kAfterExperts);
 
   bool needs(Dim expert) const { return !dispatch_.rows_of(expert).empty(); }
@@ -23,6 +23,7 @@ class ExpertSum {
  private:
   Matrix<Scalar> x_TD_;
   Dispatch dispatch_;
+  model::Activation activation_;
   Matrix<Scalar> scores_before_TK_;  // what a token is weighted with on its way into the experts
   Combine<Scalar> combine_;
 };

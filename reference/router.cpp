@@ -35,6 +35,16 @@ Matrix<Scalar> softmax(const Matrix<Scalar>& logits) {
 }
 
 template <typename Scalar>
+Scalar sigmoid(Scalar h) {
+  return Scalar{1} / (Scalar{1} + std::exp(-h));
+}
+
+template <typename Scalar>
+Matrix<Scalar> sigmoid(const Matrix<Scalar>& logits) {
+  return logits.unaryExpr([](Scalar h) { return sigmoid(h); });
+}
+
+template <typename Scalar>
 IdMatrix top_k(const Matrix<Scalar>& values_TE, Dim k) {
   IdMatrix ids_TK(values_TE.rows(), k);
   std::vector<Dim> order(static_cast<std::size_t>(values_TE.cols()));
@@ -59,27 +69,33 @@ Matrix<Scalar> gather_columns(const Matrix<Scalar>& values_TE, const IdMatrix& i
 
 template <typename Scalar>
 IdMatrix choose_experts(const Matrix<Scalar>& logits_TE, const model::ModelSpec& spec) {
-  if (spec.softmax == model::SoftmaxOrder::kAfterTopk) return top_k(logits_TE, spec.top_k);
-  return top_k(softmax(logits_TE), spec.top_k);
+  if (spec.score_function == model::ScoreFunction::kSoftmaxBeforeTopk) return top_k(softmax(logits_TE), spec.top_k);
+  return top_k(logits_TE, spec.top_k);
 }
 
 template <typename Scalar>
 Matrix<Scalar> scores_from_logits(const Matrix<Scalar>& logits_TE, const IdMatrix& ids_TK, const model::ModelSpec& spec) {
-  if (spec.softmax == model::SoftmaxOrder::kAfterTopk) return softmax(gather_columns(logits_TE, ids_TK));
-  Matrix<Scalar> scores_TK = gather_columns(softmax(logits_TE), ids_TK);
+  const auto scale = static_cast<Scalar>(spec.routed_scale);
+  if (spec.score_function == model::ScoreFunction::kSoftmaxAfterTopk) return scale * softmax(gather_columns(logits_TE, ids_TK));
+  const bool is_sigmoid = spec.score_function == model::ScoreFunction::kSigmoid;
+  Matrix<Scalar> scores_TK = gather_columns(is_sigmoid ? sigmoid(logits_TE) : softmax(logits_TE), ids_TK);
   if (spec.renormalise)
     for (Dim t = 0; t < scores_TK.rows(); ++t) scores_TK.row(t) /= scores_TK.row(t).sum();
-  return scores_TK;
+  return scale * scores_TK;
 }
 
 template Matrix<float> router_logits(const Matrix<float>&, const Matrix<float>&);
 template Matrix<float> softmax(const Matrix<float>&);
+template float sigmoid(float);
+template Matrix<float> sigmoid(const Matrix<float>&);
 template IdMatrix top_k(const Matrix<float>&, Dim);
 template Matrix<float> gather_columns(const Matrix<float>&, const IdMatrix&);
 template IdMatrix choose_experts(const Matrix<float>&, const model::ModelSpec&);
 template Matrix<float> scores_from_logits(const Matrix<float>&, const IdMatrix&, const model::ModelSpec&);
 template Matrix<double> router_logits(const Matrix<double>&, const Matrix<double>&);
 template Matrix<double> softmax(const Matrix<double>&);
+template double sigmoid(double);
+template Matrix<double> sigmoid(const Matrix<double>&);
 template IdMatrix top_k(const Matrix<double>&, Dim);
 template Matrix<double> gather_columns(const Matrix<double>&, const IdMatrix&);
 template IdMatrix choose_experts(const Matrix<double>&, const model::ModelSpec&);

@@ -6,6 +6,7 @@
 #include <set>
 #include <utility>
 
+#include "reference/activation_sizes.h"
 #include "reference/bounded_product.h"
 #include "reference/experts.h"
 #include "reference/router.h"
@@ -92,14 +93,18 @@ std::optional<ExpectedTap> expect_in(const ObservedLayer& layer, const ObservedR
   return if_any_input(std::move(tap), seen.rows_R->is_routed);
 }
 
-std::optional<ExpectedTap> expect_act(const ObservedRank& seen) {
+std::optional<ExpectedTap> expect_act(const ObservedRank& seen, const model::Activation& activation) {
   if (!seen.gate_up_RG || !seen.act_RF || seen.gate_up_RG->cols() != 2 * seen.act_RF->cols() ||
       seen.gate_up_RG->rows() != seen.act_RF->rows())
     return std::nullopt;
-  const Matrix<double> act_RF = swiglu(*seen.gate_up_RG);
+  const Matrix<double> act_RF = swiglu(*seen.gate_up_RG, activation);
   ExpectedTap tap = make_tap(act_RF.rows(), act_RF.cols(), 1);
   view_of(tap.value) = act_RF;
-  view_of(tap.magnitude) = act_RF.cwiseAbs();
+  auto magnitude_RF = view_of(tap.magnitude);
+  for (Dim r = 0; r < act_RF.rows(); ++r)
+    for (Dim f = 0; f < act_RF.cols(); ++f)
+      magnitude_RF(r, f) = activation_sizes((*seen.gate_up_RG)(r, f), (*seen.gate_up_RG)(r, act_RF.cols() + f), activation).act;
+  tap.roundings = activation_stores(activation).forward;
   // Rows of nobody's expert may have been left unwritten.
   if (seen.rows_R) tap.is_comparable = seen.rows_R->is_routed;
   return tap;

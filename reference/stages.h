@@ -22,7 +22,7 @@ std::optional<ExpectedTap> expect_logits(const ObservedRank& seen, const Matrix<
 std::optional<ExpectedTap> expect_scores(const ObservedRank& seen, const model::ModelSpec& spec);
 // The token, bit for bit (terms 0), or times its score where that goes before the experts (terms 1).
 std::optional<ExpectedTap> expect_in(const ObservedLayer& layer, const ObservedRank& seen);
-std::optional<ExpectedTap> expect_act(const ObservedRank& seen);
+std::optional<ExpectedTap> expect_act(const ObservedRank& seen, const model::Activation& activation);
 // The weighted sum of what came back to the rank, or of its own rows: a row for each token that its combine is about.
 std::optional<ExpectedTap> expect_partial(const ObservedLayer& layer, const ObservedRank& seen);
 // The sum over the ranks of the layer group whose combine has the token, unless this one combined every slot of its tokens in full.

@@ -53,8 +53,8 @@ Tracked stored(const TrackedSum& sum, const tolerance::StageBound& stage);
 // Row i times its weight, stored.
 Tracked weighted(const Tracked& a_RD, const Tracked& weight_R1, const tolerance::StageBound& stage);
 
-Tracked swiglu(const Tracked& gate_up_RG, base::DType store);
-Tracked swiglu_backward(const Tracked& gate_up_RG, const Tracked& d_act_RF, base::DType store);
+Tracked swiglu(const Tracked& gate_up_RG, const model::Activation& activation, base::DType store);
+Tracked swiglu_backward(const Tracked& gate_up_RG, const Tracked& d_act_RF, const model::Activation& activation, base::DType store);
 
 // Scores of given experts. Requires: 0 <= id < E.
 Tracked scores_from_logits(const Tracked& logits_TE, const IdMatrix& ids_TK, const model::ModelSpec& spec, base::DType store);

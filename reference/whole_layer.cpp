@@ -141,7 +141,7 @@ WholeLayer::Work WholeLayer::forward(Dim expert, const ExpertWeights<float>& wei
   work.in_RD = rows_of(tokens_.x_SD(), tokens);
   if (weighs_before()) work.in_RD = weighted(work.in_RD, work.score_R1, StageBound(Stage::kDispatch, store, 1, 0));
   work.gate_up_RG = stored(products(work.in_RD, exactly(work.w_gate_up_GD)), StageBound(Stage::kMatmul, store, spec.d_model, 0));
-  work.act_RF = swiglu(work.gate_up_RG, store);
+  work.act_RF = swiglu(work.gate_up_RG, spec.activation, store);
   return work;
 }
 
@@ -187,7 +187,7 @@ void WholeLayer::add_backward(const Work& work, const std::vector<Tracked>& outs
   // d act = W_down^T d out
   const Tracked w_FD = exactly(work.w_down_DF.transpose());
   const Tracked d_act_RF = stored(products(d_out_RD, w_FD), StageBound(Stage::kGradient, store, spec.d_model, 0));
-  const Tracked d_gate_up_RG = swiglu_backward(work.gate_up_RG, d_act_RF, store);
+  const Tracked d_gate_up_RG = swiglu_backward(work.gate_up_RG, d_act_RF, spec.activation, store);
   add_row_gradients(work, d_gate_up_RG);
   add_parameter_gradients(work, d_out_RD, d_gate_up_RG);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -25,6 +26,9 @@ base::Status check_sizes(const Case& one) {
     return blame("top_k", fmt::format("top_k={} is more than experts={}; use at most {}", m.top_k, m.num_experts, m.num_experts));
   return base::Ok{};
 }
+
+// Of values=exact (harness/inputs/generator.h).
+constexpr double kLargestExactGate = 128;
 
 // Whether a subject supports a layout is for the subject to say; these are no layouts at all.
 base::Status check_layout(const Case& one) {
@@ -67,6 +71,11 @@ base::Status check_values(const Case& one) {
   // A score of 1/4 leaves a gate pre-activation of 16, where silu(g) is no longer g.
   if (exact && one.problem.score_position == model::ScorePosition::kBeforeExperts && m.top_k > 2)
     return blame("values", fmt::format("values=exact with apply_scores=before_experts needs top_k=1 or 2; top_k={}", m.top_k));
+  if (int exponent = 0; exact && std::frexp(m.routed_scale, &exponent) != 0.5)
+    return blame("values", fmt::format("values=exact needs scores that are powers of two, and {} multiplies them by {}", m.family, m.routed_scale));
+  if (exact && m.activation.limit < kLargestExactGate)
+    return blame("values", fmt::format("values=exact has gates of {}, and the activation of {} is clamped at {}; use another value pattern",
+                                       kLargestExactGate, m.family, m.activation.limit));
   if (exact && one.problem.routing == model::Routing::kTies)
     return blame("routing", "values=exact gives all chosen experts one score already; use another routing");
   if (one.problem.routing == model::Routing::kTies && m.top_k >= m.num_experts)
@@ -112,8 +121,10 @@ void take_family(model::ModelSpec& into, const model::ModelSpec& family, const K
   if (unset("top_k")) into.top_k = family.top_k;
   if (unset("d_model")) into.d_model = family.d_model;
   if (unset("d_ff")) into.d_ff = family.d_ff;
-  if (unset("softmax")) into.softmax = family.softmax;
+  if (unset("softmax")) into.score_function = family.score_function;
   if (unset("renormalise")) into.renormalise = family.renormalise;
+  into.routed_scale = family.routed_scale;
+  into.activation = family.activation;
   into.names = family.names;
 }
 

@@ -57,8 +57,9 @@ constexpr std::array kScorePositions = {Named{model::ScorePosition::kAfterExpert
 
 constexpr std::array kOptimizers = {Named{OptimizerKind::kSgd, "sgd"}, Named{OptimizerKind::kAdamW, "adamw"}};
 
-constexpr std::array kSoftmaxOrders = {Named{model::SoftmaxOrder::kBeforeTopk, "before_topk"},
-                                       Named{model::SoftmaxOrder::kAfterTopk, "after_topk"}};
+constexpr std::array kScoreFunctions = {Named{model::ScoreFunction::kSoftmaxBeforeTopk, "before_topk"},
+                                        Named{model::ScoreFunction::kSoftmaxAfterTopk, "after_topk"},
+                                        Named{model::ScoreFunction::kSigmoid, "sigmoid"}};
 
 constexpr std::int64_t kMaxDim = 1 << 20;
 constexpr std::int64_t kMaxSeed = std::numeric_limits<std::int64_t>::max();
@@ -122,9 +123,9 @@ std::vector<Field> problem_fields() {
       {"d_ff", "override", "d_ff", F::kInt, "", {}, 1, kMaxDim, false, "expert hidden dim F",
        [](const Case& c) { return std::to_string(c.problem.model.d_ff); },
        [](Case& c, std::string_view t) -> Status { c.problem.model.d_ff = int_of(t); return Ok{}; }},
-      {"softmax", "override", "softmax", F::kChoice, "", names_of(kSoftmaxOrders), 0, 0, false, "softmax before or after the top-k",
-       [](const Case& c) { return name_of(kSoftmaxOrders, c.problem.model.softmax); },
-       [](Case& c, std::string_view t) -> Status { c.problem.model.softmax = value_of(kSoftmaxOrders, t); return Ok{}; }},
+      {"softmax", "override", "softmax", F::kChoice, "", names_of(kScoreFunctions), 0, 0, false, "softmax before or after the top-k, or a sigmoid in its place",
+       [](const Case& c) { return name_of(kScoreFunctions, c.problem.model.score_function); },
+       [](Case& c, std::string_view t) -> Status { c.problem.model.score_function = value_of(kScoreFunctions, t); return Ok{}; }},
       {"renormalise", "override", "renormalise", F::kBool, "", {}, 0, 0, false, "divide the K scores by their sum",
        [](const Case& c) { return std::string(c.problem.model.renormalise ? "true" : "false"); },
        [](Case& c, std::string_view t) -> Status { c.problem.model.renormalise = t == "true"; return Ok{}; }},

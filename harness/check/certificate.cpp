@@ -5,7 +5,7 @@
 #include <limits>
 #include <numeric>
 
-#include "harness/tolerance/bounds.h"
+#include "harness/tolerance/composed.h"
 
 namespace moecheck::check {
 
@@ -32,9 +32,31 @@ Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen) {
   return result;
 }
 
+namespace {
+
 TokenLogits as_softmax_sees(TokenLogits logits) {
   const double floor = std::ranges::max(logits.value) - tolerance::softmax_flush_distance();
   for (double& value : logits.value) value = value < floor ? floor : value;   // NaN stays
+  return logits;
+}
+
+TokenLogits as_sigmoid_sees(TokenLogits logits) {
+  for (std::size_t e = 0; e < logits.value.size(); ++e) {
+    const double value = 1 / (1 + std::exp(-logits.value[e]));
+    logits.bound[e] = tolerance::sigmoid_error({logits.value[e], logits.bound[e]}) + tolerance::sigmoid_order_slack(value);
+    logits.value[e] = value;
+  }
+  return logits;
+}
+
+}  // namespace
+
+TokenLogits as_choice_sees(const model::ModelSpec& model, TokenLogits logits) {
+  switch (model.score_function) {
+    case model::ScoreFunction::kSoftmaxBeforeTopk: return as_softmax_sees(std::move(logits));
+    case model::ScoreFunction::kSigmoid: return as_sigmoid_sees(std::move(logits));
+    case model::ScoreFunction::kSoftmaxAfterTopk: break;
+  }
   return logits;
 }
 

@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "harness/base/host_tensor.h"
-#include "harness/model/dims.h"
+#include "harness/model/model_spec.h"
 
 namespace moecheck::check {
 
@@ -28,8 +28,9 @@ struct Certificate {
 // and only if no other expert beats a chosen one. Requires: `chosen` are different experts of 0..E-1.
 Certificate certify(const TokenLogits& logits, const std::vector<Dim>& chosen);
 
-// Logits as far as their softmax in fp32 can tell them apart.
-TokenLogits as_softmax_sees(TokenLogits logits);
+// What the family's top-k is taken of: logits themselves; as far as their softmax in fp32 can tell them apart; or their sigmoids in fp32,
+// which are all 1 far out.
+TokenLogits as_choice_sees(const model::ModelSpec& model, TokenLogits logits);
 
 // The experts of one token, sorted by id. Requires: integers (T, K).
 std::vector<Dim> chosen_of(const base::HostTensor& ids_TK, Dim token);

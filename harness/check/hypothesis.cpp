@@ -125,16 +125,18 @@ std::string halves_clause(const Row& want, const Row& got) {
   return explains(swapped, got, want) ? "gate and up are swapped" : "";
 }
 
-// act: silu was taken of up instead of gate.
+// act: gate and up changed places.
 std::string activation_clause(const CheckInput& input, const Deviation& d, const Row& want, const Row& got) {
   const auto* gate_up_RG = fitting_tensor(input, d.rank, "experts/gate_up_RG");
   if (gate_up_RG == nullptr || d.row >= gate_up_RG->dim(0)) return "";
   if (static_cast<std::size_t>(gate_up_RG->dim(1)) != 2 * want.size()) return "";
   const Row gate_up = row_of(*gate_up_RG, d.row);
+  const model::Activation& activation = input.one.problem.model.activation;
   Row swapped = want;
   for (std::size_t i = 0; i < want.size(); ++i) {
-    const double up = gate_up[want.size() + i];
-    swapped[i] = gate_up[i] * up / (1 + std::exp(-up));
+    const double gate = std::min(gate_up[want.size() + i], activation.limit);
+    const double up = std::clamp(gate_up[i], -activation.limit, activation.limit) + activation.up_shift;
+    swapped[i] = up * gate / (1 + std::exp(-activation.alpha * gate));
   }
   return explains(swapped, got, want) ? "gate and up are swapped" : "";
 }

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <set>
+#include <string_view>
 #include <tuple>
 
 #include <fmt/format.h>
@@ -19,6 +20,8 @@ using record::CaseRecord;
 using record::CheckState;
 using record::Finding;
 using record::Verdict;
+
+constexpr std::string_view kPhases = "phase_completion";
 
 base::Result<std::vector<const Check*>> chosen_checks(const cases::Case& one) {
   std::vector<const Check*> chosen;
@@ -43,14 +46,17 @@ std::size_t stage_position(const std::string& stage) {
 }
 
 // Failures first; among them batch by batch, since what went wrong before spoils what follows; in a stage what is said of a rank
-// before what is said of all.
+// before what is said of all. Ranks whose phases failed stay in the order of their check: the cause first, whatever its rank.
 struct Placed {
   Finding finding;
   Dim batch = 0;
   std::size_t life = 0;
   bool is_of_batch = true;   // else it was found by looking across lives
 
-  auto order() const { return std::tuple(!record::is_failure(finding), life, batch, stage_position(finding.stage), finding.rank.value_or(std::numeric_limits<std::int64_t>::max())); }
+  auto order() const {
+    const std::int64_t rank = finding.rank.value_or(std::numeric_limits<std::int64_t>::max());
+    return std::tuple(!record::is_failure(finding), life, batch, stage_position(finding.stage), finding.check == kPhases ? -1 : rank);
+  }
 };
 
 // A tap that one rank lacks is a finding of every check that needs it, and of every batch: one is enough, the earliest. The checks

@@ -79,13 +79,15 @@ void token_code(const Problem& problem, Dim token, std::span<float> out_D) {
   std::vector<float> jitter(experts, 0.0F);
   if (!exact && !ties) fill_normal({problem.seed, "tokens/jitter"}, index_of(token, problem.model.num_experts, 0), 0.04, jitter);
   for (std::size_t e = 0; e < experts; ++e) out_D[e] = static_cast<float>(kOtherCode) + (exact ? 0.0F : jitter[e]);
+  // A sigmoid has the slope 1/4 at 0, and none far out.
+  const float exact_code = problem.model.score_function == model::ScoreFunction::kSigmoid ? 0.0F : 1.0F;
   // A step that is representable in bf16 for up to 16 choices, and keeps the last one well above the others.
   const double step = problem.model.top_k <= 8 ? 0.125 : 0.03125;
   for (std::size_t j = 0; j < wanted.chosen.size(); ++j) {
     const auto e = static_cast<std::size_t>(wanted.chosen[j]);
     const bool is_favourite = j == 0 && problem.routing == Routing::kOneExpert;
     const double code = kFirstCode - step * static_cast<double>(j) + (is_favourite ? kFavouriteLead : 0.0);
-    out_D[e] = exact ? 1.0F : static_cast<float>(code) + jitter[e];
+    out_D[e] = exact ? exact_code : static_cast<float>(code) + jitter[e];
   }
   if (wanted.tied >= 0) out_D[static_cast<std::size_t>(wanted.tied)] = out_D[static_cast<std::size_t>(wanted.chosen.back())];
 }

@@ -6,7 +6,7 @@
 //   n = their sum - 131070, value = round_dtype(float(double(n) * (scale / sqrt((2^32 - 1) / 3)))): Irwin-Hall of 4,
 //   nearly normal, range +-3.46 scale, with no libm in it.
 // exact: every product and partial sum of the layer is representable in bf16, so all orders agree bit for bit:
-//   router 64 at (e, e); tokens +1 or -1 in column e (chosen or not), 1 in the last column, else -1, 0 or 1;
+//   router 64 at (e, e); tokens +1 or -1 in column e (chosen or not; with sigmoid scores 0 or -1), 1 in the last column, else -1, 0 or 1;
 //   gate 64 or 128 in the last column only, where silu(g) rounds to g, in fp64 too; up 3 entries +-1 a row;
 //   down 4 entries +-1 a row.
 // provenance: an expert's weights are all (e+1) / 2^10 (gate), 2^11 (up), 2^9 (down); a token's columns from E on (t+1) / 2^6.

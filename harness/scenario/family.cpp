@@ -20,13 +20,19 @@ using model::ModelSpec;
 
 constexpr std::string_view kExpertMark = "{e}";
 
-// The map under `key` with exactly the keys `keys`.
-Result<const YamlNode*> section(const Source& source, const YamlNode& parent, std::string_view key,
-                                const std::vector<std::string>& keys) {
+// GPT-OSS (transformers, GptOssExperts).
+constexpr double kSwigluOaiAlpha = 1.702;
+constexpr double kSwigluOaiShift = 1;
+
+// The map under `key` with all of `keys`, and perhaps some of `more`.
+Result<const YamlNode*> section(const Source& source, const YamlNode& parent, std::string_view key, const std::vector<std::string>& keys,
+                                const std::vector<std::string>& more = {}) {
   const YamlNode* map = find_value(parent, key);
   if (map == nullptr) return source.error_at(parent.spot, fmt::format("{} is missing", key));
   if (auto is_map = expect_map(source, *map, fmt::format("{} keys", key)); !is_map) return is_map.error();
-  if (auto known = check_keys(source, *map, keys); !known) return known.error();
+  std::vector<std::string> known_keys = keys;
+  known_keys.insert(known_keys.end(), more.begin(), more.end());
+  if (auto known = check_keys(source, *map, known_keys); !known) return known.error();
   for (const std::string& name : keys)
     if (find_value(*map, name) == nullptr) return source.error_at(map->spot, fmt::format("{}.{} is missing", key, name));
   return map;
@@ -54,28 +60,50 @@ Status read_sizes(const Source& source, const YamlNode& root, ModelSpec& into) {
 }
 
 Status read_router(const Source& source, const YamlNode& root, ModelSpec& into) {
-  auto router = section(source, root, "router", {"softmax", "renormalise"});
+  auto router = section(source, root, "router", {"softmax", "renormalise"}, {"routed_scale"});
   if (!router) return router.error();
-  auto softmax = knob_in(source, **router, "softmax");
-  if (!softmax) return softmax.error();
-  auto renormalise = knob_in(source, **router, "renormalise");
-  if (!renormalise) return renormalise.error();
-  into.softmax = *softmax == "after_topk" ? model::SoftmaxOrder::kAfterTopk : model::SoftmaxOrder::kBeforeTopk;
-  into.renormalise = *renormalise == "true";
+  cases::Case read;   // what the knobs of these names would set
+  for (const std::string_view name : {"softmax", "renormalise"}) {
+    auto text = knob_in(source, **router, name);
+    if (!text) return text.error();
+    if (auto set = cases::find_field(name)->set(read, *text); !set) return set.error();
+  }
+  into.score_function = read.problem.model.score_function;
+  into.renormalise = read.problem.model.renormalise;
+  if (const YamlNode* node = find_value(**router, "routed_scale"); node != nullptr) {
+    auto scale = positive_of(source, *node, "routed_scale");
+    if (!scale) return scale.error();
+    into.routed_scale = *scale;
+  }
   return Ok{};
 }
 
-// The closed set has one member of each kind so far; naming it keeps a family's file complete when a second one comes.
-Status read_experts(const Source& source, const YamlNode& root) {
-  auto experts = section(source, root, "experts", {"activation", "packing"});
+// The value under `key`, one of `offered`.
+Result<std::string> one_of(const Source& source, const YamlNode& map, std::string_view key, const std::vector<std::string>& offered) {
+  const YamlNode& value = *find_value(map, key);
+  auto text = text_of(source, value, key);
+  if (text && std::ranges::find(offered, *text) == offered.end())
+    return source.error_at(value.spot, fmt::format("{} '{}' is not offered{}", key, *text, base::suggestion(*text, offered)));
+  return text;
+}
+
+// The closed set has one packing so far; naming it keeps a family's file complete when a second one comes.
+Status read_experts(const Source& source, const YamlNode& root, ModelSpec& into) {
+  auto experts = section(source, root, "experts", {"activation", "packing"}, {"limit"});
   if (!experts) return experts.error();
-  for (const auto& [key, only] : {std::pair<std::string_view, std::string>{"activation", "silu"}, {"packing", "gate_up"}}) {
-    const YamlNode* value = find_value(**experts, key);
-    auto text = text_of(source, *value, key);
-    if (!text) return text.error();
-    if (*text != only)
-      return source.error_at(value->spot, fmt::format("{} '{}' is not offered{}", key, *text, base::suggestion(*text, {only})));
+  auto activation = one_of(source, **experts, "activation", {"silu", "swiglu_oai"});
+  if (!activation) return activation.error();
+  if (auto packing = one_of(source, **experts, "packing", {"gate_up"}); !packing) return packing.error();
+  const bool is_silu = *activation == "silu";
+  if (!is_silu) into.activation = {.alpha = kSwigluOaiAlpha, .up_shift = kSwigluOaiShift};
+  const YamlNode* limit_node = find_value(**experts, "limit");
+  if (limit_node == nullptr) {
+    if (is_silu) return Ok{};
+    return source.error_at((*experts)->spot, "experts.limit is missing: where swiglu_oai clamps gate and up");
   }
+  auto limit = positive_of(source, *limit_node, "limit");
+  if (!limit) return limit.error();
+  into.activation.limit = *limit;
   return Ok{};
 }
 
@@ -147,7 +175,7 @@ Result<ModelSpec> family_of(const YamlDocument& document) {
                            fmt::format("family '{}' stands in the file of '{}'; the names must agree", spec.family, stem));
   if (auto sizes = read_sizes(source, root, spec); !sizes) return sizes.error();
   if (auto router = read_router(source, root, spec); !router) return router.error();
-  if (auto experts = read_experts(source, root); !experts) return experts.error();
+  if (auto experts = read_experts(source, root, spec); !experts) return experts.error();
   if (auto checkpoint = read_checkpoint(source, root, spec); !checkpoint) return checkpoint.error();
   return spec;
 }

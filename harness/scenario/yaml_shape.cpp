@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -152,6 +153,15 @@ Result<std::int64_t> count_of(const Source& source, const YamlNode& node, std::s
   std::int64_t number = 0;
   const auto [end, code] = std::from_chars(node.text.data(), node.text.data() + node.text.size(), number);
   if (code != std::errc{} || number < 0) return source.error_at(node.spot, fmt::format("{}: {} is out of range", what, node.text));
+  return number;
+}
+
+Result<double> positive_of(const Source& source, const YamlNode& node, std::string_view what) {
+  double number = 0;
+  const std::string_view text = node.is_quoted || node.kind != YamlKind::kScalar ? std::string_view() : std::string_view(node.text);
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (code != std::errc{} || end != text.data() + text.size() || !std::isfinite(number) || number <= 0)
+    return source.error_at(node.spot, fmt::format("{}: expected a number above 0, {}", what, found(node)));
   return number;
 }
 

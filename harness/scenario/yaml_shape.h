@@ -29,6 +29,9 @@ base::Result<std::string> text_of(const Source& source, const YamlNode& node, st
 // A plain decimal number, without sign, leading zeros, base or separators.
 base::Result<std::int64_t> count_of(const Source& source, const YamlNode& node, std::string_view what);
 
+// A finite number above 0, with or without a fraction.
+base::Result<double> positive_of(const Source& source, const YamlNode& node, std::string_view what);
+
 // The canonical text of a knob's value: a list of a list knob is joined by commas; see cases::canonical_text.
 // Errors: kUsage at the value, or at the item of a list.
 base::Result<std::string> knob_text(const Source& source, const cases::Field& field, const YamlNode& node);

@@ -1,8 +1,11 @@
 #include "harness/subject/protocol.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include <fmt/format.h>
+
+#include "harness/cases/fields.h"
 
 namespace moecheck::subject {
 namespace {
@@ -15,10 +18,24 @@ Error malformed(std::string_view what, const std::string& why) {
   return {ErrorCode::kSubject, fmt::format("{} does not follow protocol {}: {}", what, kProtocol, why), ""};
 }
 
-Json family_json(const model::ModelSpec& m) {
+// No limit is null: JSON has no infinity.
+Json activation_json(const model::Activation& activation) {
+  Json json = {{"alpha", activation.alpha}, {"limit", nullptr}, {"up_shift", activation.up_shift}};
+  if (std::isfinite(activation.limit)) json["limit"] = activation.limit;
+  return json;
+}
+
+model::Activation activation_from_json(const Json& json) {
+  model::Activation activation{.alpha = json.at("alpha").get<double>(), .up_shift = json.at("up_shift").get<double>()};
+  if (!json.at("limit").is_null()) activation.limit = json.at("limit").get<double>();
+  return activation;
+}
+
+Json family_json(const cases::Case& one) {
+  const model::ModelSpec& m = one.problem.model;
   return {{"family", m.family},   {"experts", m.num_experts}, {"top_k", m.top_k},
-          {"d_model", m.d_model}, {"d_ff", m.d_ff},           {"softmax_before_topk", m.softmax == model::SoftmaxOrder::kBeforeTopk},
-          {"renormalise", m.renormalise},
+          {"d_model", m.d_model}, {"d_ff", m.d_ff},           {"softmax", cases::find_field("softmax")->get(one)},
+          {"renormalise", m.renormalise}, {"routed_scale", m.routed_scale}, {"activation", activation_json(m.activation)},
           {"checkpoint", {{"router", m.names.router}, {"gate", m.names.gate}, {"up", m.names.up}, {"down", m.names.down},
                           {"attention", m.names.attention}}}};
 }
@@ -30,8 +47,9 @@ model::ModelSpec family_from_json(const Json& json) {
   m.top_k = json.at("top_k").get<model::Dim>();
   m.d_model = json.at("d_model").get<model::Dim>();
   m.d_ff = json.at("d_ff").get<model::Dim>();
-  m.softmax = json.at("softmax_before_topk").get<bool>() ? model::SoftmaxOrder::kBeforeTopk : model::SoftmaxOrder::kAfterTopk;
   m.renormalise = json.at("renormalise").get<bool>();
+  m.routed_scale = json.at("routed_scale").get<double>();
+  m.activation = activation_from_json(json.at("activation"));
   const Json& names = json.at("checkpoint");
   m.names = {names.at("router").get<std::string>(), names.at("gate").get<std::string>(), names.at("up").get<std::string>(),
              names.at("down").get<std::string>(), names.at("attention").get<std::string>()};
@@ -55,7 +73,7 @@ bool contains(const std::vector<std::string>& list, std::string_view name) { ret
 Json to_json(const OpenRequest& request) {
   Json config = Json::object();
   for (const auto& [knob, value] : cases::config_of(request.one)) config[knob] = value;
-  return {{"config", config}, {"model", family_json(request.one.problem.model)}, {"rendezvous", request.rendezvous.string()},
+  return {{"config", config}, {"model", family_json(request.one)}, {"rendezvous", request.rendezvous.string()},
           {"checkpoint", request.checkpoint.string()}, {"trace", request.trace.string()}};
 }
 

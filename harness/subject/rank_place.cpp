@@ -15,13 +15,14 @@ struct Variables {
   const char* rank;
   const char* local_rank;
   const char* world_size;
+  bool is_read_by_launcher = false;   // and not only set for its ranks
 };
 
 constexpr std::array kLaunchers = {
     Variables{"RANK", "LOCAL_RANK", "WORLD_SIZE"},
     Variables{"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_SIZE"},
     Variables{"PMI_RANK", "MPI_LOCALRANKID", "PMI_SIZE"},
-    Variables{"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS"},
+    Variables{"SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS", true},
 };
 
 base::Result<model::Dim> number(const Environment& environment, const char* name) {
@@ -59,6 +60,13 @@ base::Result<RankPlace> rank_place(const Environment& environment) {
     return RankPlace{*rank, *local_rank, *world_size};
   }
   return base::Error{base::ErrorCode::kUsage, "is not set, nor what mpirun or srun set; this program is started by moecheck, or ask it for --moecheck-describe", "RANK"};
+}
+
+std::vector<std::string> rank_variables() {
+  std::vector<std::string> names = {"LOCAL_WORLD_SIZE"};
+  for (const Variables& launcher : kLaunchers)
+    if (!launcher.is_read_by_launcher) names.insert(names.end(), {launcher.rank, launcher.local_rank, launcher.world_size});
+  return names;
 }
 
 std::string machine_name() {

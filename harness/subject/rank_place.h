@@ -4,6 +4,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "harness/base/result.h"
 #include "harness/model/dims.h"
@@ -25,6 +26,10 @@ Environment process_environment();
 // before srun, since within an allocation the variables of the batch script are there too.
 // Errors: kUsage: none of them is there, or one is no number or out of range.
 base::Result<RankPlace> rank_place(const Environment& environment);
+
+// Those variables, and what torchrun says beside them: in the environment of a launcher they name a rank of the one that started this
+// process. Without srun's: it sets them anew, and reads some.
+std::vector<std::string> rank_variables();
 
 // What names this machine and its numbering of processes: where two are equal, a process id of the one is one of the other.
 std::string machine_name();

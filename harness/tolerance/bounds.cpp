@@ -15,12 +15,16 @@ constexpr double kAccumulator = 0x1p-24;  // u_a: unit roundoff of fp32
 // Softmax beside its sum: two exponentials of 1 ulp (4 u), shift by the maximum counted apart, division by the sum and
 // renormalisation with its own sum's last rounding (3 u), and as much again, since vector libraries promise 1 to 2 ulp.
 constexpr double kSoftmaxRoundings = 16;
+// Of a sigmoid: exponential 2 ulp (4 u), sum, division, two spare.
+constexpr double kSigmoidRoundings = 8;
 // Top-k on probabilities: exponential and division of both (6 u), two spare; the common denominator cancels but for its use.
 constexpr double kOrderRoundings = 8;
-// silu(g) = g / (1 + exp(-g)): exponential 2 ulp (4 u), sum, division, product, one spare.
-constexpr double kSiluRoundings = 8;
+// swish(g) = g / (1 + exp(-alpha g)): exponential 2 ulp (4 u), sum, division, product, one spare.
+constexpr double kSwishRoundings = 8;
+// swish stored, then the product stored: two roundings to the dtype where a fused kernel has one.
+constexpr std::int64_t kActivationStores = 2;
 // exp(-g) overflows fp32 for g < -88.7, where |silu(g)| < 2^-121; zero is then a fair answer. Times |up| up to 8.
-constexpr double kSiluFlush = 0x1p-118;
+constexpr double kSwishFlush = 0x1p-118;
 
 // Norm beside its sum: square and root of the parts, square of those, the last root, and a factor on the way.
 constexpr std::int64_t kNormRoundings = 8;
@@ -79,8 +83,10 @@ StageBound::StageBound(Stage stage, base::DType store, std::int64_t terms, std::
       terms_(static_cast<double>(terms)) {
   switch (stage) {
     case Stage::kExact:
-    case Stage::kScores:
-    case Stage::kActivation: break;
+    case Stage::kScores: break;
+    case Stage::kActivation:
+      accumulated_ = (1 + kSwishRoundings * kAccumulator) * std::pow(1 + u_s_, static_cast<double>(kActivationStores + roundings)) - 1;
+      break;
     case Stage::kDispatch: underflow_ = base::underflow_unit(store); break;
     case Stage::kMatmul: accumulated_ = gamma(terms, kAccumulator); break;
     case Stage::kCombine: accumulated_ = gamma(terms, u_s_); break;
@@ -124,8 +130,7 @@ double StageBound::of(double value, double magnitude, double stored) const {
     // B = gamma_K sum|a b| + u_s |c|. The stored number is the accumulated one, hence u_s on |c| plus its error.
     case Stage::kMatmul: return accumulated_ * magnitude + u_s_ * (size + accumulated_ * magnitude) + underflow_;
     case Stage::kScores: return scores_bound(value) + underflow_ + kSoftmaxFlush;
-    // silu stored, then the product stored: two roundings to the dtype where a fused kernel has one.
-    case Stage::kActivation: return ((1 + kSiluRoundings * kAccumulator) * (1 + u_s_) * (1 + u_s_) - 1) * size + kSiluFlush + underflow_;
+    case Stage::kActivation: return accumulated_ * magnitude + kSwishFlush + underflow_;
     // Each product rounded to the dtype, then a running sum in the dtype (index_add_ into a bf16 buffer does that).
     case Stage::kCombine: return (u_s_ + accumulated_) * magnitude + u_s_ * size + underflow_;
     // A ring adds P - 1 times in the dtype, on partial sums of any order: sum |x_r|, not |sum x_r|.
@@ -149,6 +154,8 @@ double stage_bound(const StageBoundInput& in) {
 double softmax_order_slack(std::int64_t num_experts) {
   return (static_cast<double>(num_experts) + kOrderRoundings) * kAccumulator;
 }
+
+double sigmoid_order_slack(double value) { return kSigmoidRoundings * kAccumulator * std::fabs(value) + kSoftmaxFlush; }
 
 double softmax_flush_distance() {
   return -std::log(kSoftmaxFlush);

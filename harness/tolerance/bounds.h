@@ -19,7 +19,7 @@ enum class Stage {
   kDispatch,    // a copied row (terms 0), or one times its score (terms 1)
   kMatmul,      // logits, gate_up, out: a dot product of `terms` products
   kScores,      // softmax over `terms` logits, taken in fp32
-  kActivation,  // silu(gate) * up
+  kActivation,  // swish(gate) * up, of which `roundings` parts were stored beside the first factor and the product
   kCombine,     // weighted sum over `terms` slots
   kReduction,   // sum of `terms` ranks' partial results, in the store dtype
   kSoftmaxGradient,  // like kGradient, of products with probabilities that fp32 may flush to zero
@@ -39,7 +39,7 @@ struct StageBoundInput {
   double magnitude = 0;     // sum of |summands|
   std::int64_t terms = 1;
   double stored = 0;           // kGradient: sum of |stored parts|
-  std::int64_t roundings = 0;  // kGradient: of one such part, the last store not counted
+  std::int64_t roundings = 0;  // kGradient: of one such part, the last store not counted; kActivation: see there
 };
 
 // n u / (1 - n u). Requires: n u < 1.
@@ -66,6 +66,9 @@ class StageBound {
 };
 
 double stage_bound(const StageBoundInput& in);
+
+// How far the sigmoid of a logit, taken in fp32, can lie from `value`.
+double sigmoid_order_slack(double value);
 
 // Two probabilities of one softmax may come out in the other order if their logits differ by less than this.
 double softmax_order_slack(std::int64_t num_experts);

@@ -12,6 +12,7 @@
 
 #include <cmath>
 
+#include "harness/model/model_spec.h"
 #include "harness/tolerance/bounds.h"
 
 namespace moecheck::tolerance {
@@ -33,9 +34,20 @@ std::int64_t countable_roundings(std::int64_t roundings, base::DType store);
 // What is recorded on the way into the inside may be a copy, rounded to the dtype, of what the layer goes on with.
 Near recorded_copy(double value, base::DType store);
 
-// How far silu(x) = x s(x), s(x) = 1 / (1 + exp(-x)), and its slope can lie from those of x.value.
-double silu_error(const Near& x);
-double silu_slope_error(const Near& x);
+// How far c s(alpha c), c = min(gate, limit), s(x) = 1 / (1 + exp(-x)), and its slope by the gate (0 beyond the limit) can lie from those of
+// gate.value.
+double swish_error(const Near& gate, const model::Activation& activation);
+double swish_slope_error(const Near& gate, const model::Activation& activation);
+
+// How far the slope of clamp(x, -limit, limit), 1 within and 0 beyond, can lie from that at x.value.
+double clamp_slope_error(const Near& x, double limit);
+
+// How far s(x), and its slope s(x) s(-x), can lie from those of x.value.
+double sigmoid_error(const Near& x);
+double sigmoid_slope_error(const Near& x);
+
+// a / (a + b), and how far it can lie from that. Requires: values above 0.
+Near share(const Near& a, const Near& b);
 
 // How far a probability can lie from p if its logit errs by `own`, and no logit of the softmax by more than `largest`.
 double softmax_error(double p, double own, double largest);

@@ -10,7 +10,7 @@ ExpertsOutput forward(const ExpertsInput& in) {
   const at::Tensor clamped_N = flat.ids_N.clamp_max(in.local.count - 1);
   const at::Tensor x_ND = in.scores.rows(in.x_TD.index_select(0, flat.token_N), flat.scores_N);
   const at::Tensor gate_up_NG = at::bmm(in.gate_up_EGD.index_select(0, clamped_N), x_ND.unsqueeze(2)).squeeze(2);
-  const at::Tensor act_NF = silu_times_up(gate_up_NG);
+  const at::Tensor act_NF = activated(gate_up_NG, in.activation);
   const at::Tensor out_ND = at::bmm(in.down_EDF.index_select(0, clamped_N), act_NF.unsqueeze(2)).squeeze(2);
   const at::Tensor is_elsewhere = (flat.ids_N >= in.local.count).unsqueeze(1);
   const at::Tensor weighted_ND = in.scores.weighted(out_ND, flat.scores_N).masked_fill(is_elsewhere, 0.0);

@@ -14,7 +14,7 @@ ExpertsOutput forward(const ExpertsInput& in) {
     const at::Tensor scores_R = flat.scores_N.index_select(0, rows);
     const at::Tensor in_RD = in.scores.rows(in.x_TD.index_select(0, token_R), scores_R);
     const at::Tensor gate_up_RG = at::linear(in_RD, in.gate_up_EGD[e]);
-    const at::Tensor act_RF = silu_times_up(gate_up_RG);
+    const at::Tensor act_RF = activated(gate_up_RG, in.activation);
     const at::Tensor out_RD = at::linear(act_RF, in.down_EDF[e]);
     partial_TD.index_add_(0, token_R, in.scores.weighted(out_RD, scores_R));
     keys.push_back(row_keys(token_R, flat.slot_N.index_select(0, rows), flat.ids_N.index_select(0, rows), in.local.count));

@@ -27,7 +27,7 @@ ExpertsOutput grouped_mm_forward(const ExpertsInput& in, const SentinelTreatment
   const at::Tensor scores_N = sorted(flat.scores_N);
   const at::Tensor x_ND = in.scores.rows(in.x_TD.index_select(0, sorted(flat.token_N)), scores_N);
   const at::Tensor gate_up_NG = at::_grouped_mm(x_ND, in.gate_up_EGD.transpose(-2, -1), ends_e);
-  const at::Tensor act_NF = silu_times_up(gate_up_NG);
+  const at::Tensor act_NF = activated(gate_up_NG, in.activation);
   const at::Tensor out_ND = at::_grouped_mm(act_NF, in.down_EDF.transpose(-2, -1), ends_e);
   const at::Tensor is_elsewhere_N1 = sorted(flat.ids_N >= in.local.count).unsqueeze(1);
   const at::Tensor weighted_ND = treatment.finish(in.scores.weighted(out_ND, scores_N), is_elsewhere_N1);

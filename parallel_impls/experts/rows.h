@@ -18,9 +18,13 @@ inline FlatSlots flatten_slots(const RoutedSlots& slots) {
   return {n.div(k, "floor"), n.remainder(k), slots.ids_TK.reshape({-1}), slots.scores_TK.reshape({-1}).narrow(0, 0, n.numel())};
 }
 
-inline at::Tensor silu_times_up(const at::Tensor& gate_up_RG) {
+// The clamped one as GPT-OSS composes it: an operation of the tensor library each.
+inline at::Tensor activated(const at::Tensor& gate_up_RG, const model::Activation& activation) {
   const auto halves = gate_up_RG.chunk(2, -1);
-  return at::silu(halves[0]) * halves[1];
+  if (activation.is_silu()) return at::silu(halves[0]) * halves[1];
+  const at::Tensor gate_RF = halves[0].clamp_max(activation.limit);
+  const at::Tensor up_RF = halves[1].clamp(-activation.limit, activation.limit);
+  return (up_RF + activation.up_shift) * (gate_RF * at::sigmoid(gate_RF * activation.alpha));
 }
 
 // (token, slot, expert) of each row; -1 as the expert of rows that are only padding.

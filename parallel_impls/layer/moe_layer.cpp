@@ -65,7 +65,8 @@ class MoeLayer final : public Layer {
     const LayerParams params = gathered_parameters();
     kept_.router = route(kept_.x_TD, params.router_ED, problem_.model, context_.seams, tapper);
     const DispatchedTokens sent = dispatcher_->dispatch(kept_.x_TD, kept_.router.slots, sharding_.experts, tapper);
-    kept_.experts = experts_of({sent.x_TD, sent.slots, sharding_.experts, params.gate_up_EGD, params.down_EDF, sent.scores});
+    kept_.experts = experts_of({sent.x_TD, sent.slots, sharding_.experts, params.gate_up_EGD, params.down_EDF, sent.scores,
+                                problem_.model.activation});
     tap_experts(kept_.experts, tapper);
     if (has_backward()) {
       retain_gradients(kept_.experts);

@@ -1,4 +1,4 @@
-// Router of the softmax families, as the frameworks compute it: logits in the model's dtype, softmax in fp32, scores cast back.
+// The router as the frameworks compute it: logits in the model's dtype, softmax or sigmoid in fp32, scores cast back.
 #pragma once
 
 #include "harness/model/model_spec.h"

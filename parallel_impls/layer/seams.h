@@ -48,6 +48,7 @@ struct ExpertsInput {
   at::Tensor gate_up_EGD;
   at::Tensor down_EDF;
   ScoreRule scores;
+  model::Activation activation;
 };
 
 // Rows are listed with their keys; rows that were computed only as padding carry expert -1.

@@ -5,6 +5,9 @@
 #include <cstring>
 #include <dlfcn.h>
 
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
 #include "harness/base/json.h"
 #include "harness/trace/tap_points.h"
 #include "parallel_impls/plugin_host/plugin_layer.h"
@@ -99,13 +102,12 @@ base::Result<Json> description_of(const std::filesystem::path& path, const Moech
 }
 
 base::Result<std::vector<std::string>> heeded_knobs(const std::filesystem::path& path, const Json& json) {
-  std::vector<std::string> known = {"tokens_over"};
+  std::vector<std::string> known = {"tokens_over", "routed_scale", "activation"};
   for (const PlainKnob& knob : kPlain) known.emplace_back(knob.name);
   std::vector<std::string> heeds;
   for (const Json& knob : json.value("heeds", Json::array())) {
     if (!knob.is_string() || std::ranges::find(known, knob.get<std::string>()) == known.end())
-      return refused(path, fmt::format("it heeds {}, which is none of recompute, loader, apply_scores, softmax, expert_tp, tokens_over",
-                                       knob.dump()));
+      return refused(path, fmt::format("it heeds {}, which is none of {}", knob.dump(), fmt::join(known, ", ")));
     heeds.push_back(knob.get<std::string>());
   }
   return heeds;
@@ -119,6 +121,11 @@ std::string PluginLibrary::refusal(const cases::Case& one) const {
   for (const auto& [name, value] : cases::config_of(one))
     for (const PlainKnob& knob : kPlain)
       if (knob.name == name && knob.value != value && !is_heeded(name)) return fmt::format("{} does not heed {}={}", one.impl, name, value);
+  const model::ModelSpec& family = one.problem.model;
+  if (family.routed_scale != 1 && !is_heeded("routed_scale"))
+    return fmt::format("{} does not heed routed_scale: {} multiplies its scores by {}", one.impl, family.family, family.routed_scale);
+  if (!family.activation.is_silu() && !is_heeded("activation"))
+    return fmt::format("{} does not heed activation: that of {} is not silu", one.impl, family.family);
   for (const char* dim : {"ep", "tp"})
     if (one.problem.shards_tokens(dim) && !is_heeded("tokens_over"))
       return fmt::format("{} does not support tokens that are sharded over {}", one.impl, dim);

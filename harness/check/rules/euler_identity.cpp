@@ -1,7 +1,8 @@
 // Proves:       of each expert, over all tokens and ranks, <W_down, dW_down> = <W_up, dW_up> = sum over its rows of s ds: the
 //               layer is homogeneous of degree 1 in each (Euler's theorem), so gradients of one loss agree, by the subject's
 //               own numbers and within the roundings of its own stages.
-// Cannot prove: gradients that are wrong alike; the gate's; that of s with apply_scores=before_experts; anything orthogonal to W.
+// Cannot prove: gradients that are wrong alike; the gate's; up's where it is clamped or shifted; that of s with apply_scores=before_experts;
+//               anything orthogonal to W.
 // Reads:        param/experts, grad/experts, router/scores, grad/scores, row taps      Applies when: a backward ran
 #include <algorithm>
 #include <array>
@@ -44,11 +45,17 @@ Difference difference(const InnerProduct& a, const InnerProduct& b, double betwe
   return {std::fabs(a.value - b.value), a.total_bound() + b.total_bound() + between};
 }
 
+bool is_linear_in_up(const CheckInput& input) {
+  const model::Activation& activation = input.one.problem.model.activation;
+  return activation.up_shift == 0 && std::isinf(activation.limit);
+}
+
 void judge_expert(const CheckInput& input, Dim e, const EulerSums& expert, bool are_scores_shown, CheckOutcome& outcome) {
-  const Difference down_up = difference(expert.down, expert.up, expert.down_to_up);
+  const bool has_up = is_linear_in_up(input);
+  const Difference down_up = has_up ? difference(expert.down, expert.up, expert.down_to_up) : Difference{};
   const Difference down_score = are_scores_shown ? difference(expert.down, expert.score, expert.down_to_score) : Difference{};
   const bool has_scores = are_scores_shown && down_score.is_judged();
-  if (expert.rows > 0) outcome.compared += (down_up.is_judged() ? 1 : 0) + (has_scores ? 1 : 0);
+  if (expert.rows > 0) outcome.compared += (has_up && down_up.is_judged() ? 1 : 0) + (has_scores ? 1 : 0);
   if (!down_up.is_judged() || !down_score.is_judged())
     outcome.note += fmt::format("{}expert {} not judged in full: inputs of a stage are missing or not finite",
                                 outcome.note.empty() ? "" : "; ", e);
@@ -61,8 +68,9 @@ void judge_expert(const CheckInput& input, Dim e, const EulerSums& expert, bool 
   const Side& odd = down_up.is_kept() ? score : down_score.is_kept() && has_scores ? up : down;
   const Side& other = down_up.is_kept() ? down : odd.tap == up.tap ? down : up;
   const Difference& failed = down_up.is_kept() ? down_score : down_up;
-  const bool is_known = has_scores && (down_up.is_kept() || down_score.is_kept() || do_up_and_score_agree);
-  std::string sides = fmt::format("{} = {:.6g}, {} = {:.6g}", down.name, down.value, up.name, up.value);
+  const bool is_known = has_up && has_scores && (down_up.is_kept() || down_score.is_kept() || do_up_and_score_agree);
+  std::string sides = fmt::format("{} = {:.6g}", down.name, down.value);
+  if (has_up) sides += fmt::format(", {} = {:.6g}", up.name, up.value);
   if (has_scores) sides += fmt::format(", {} = {:.6g}", score.name, score.value);
   const std::string guilty = is_known ? fmt::format("{} is the odd one", odd.name) : "which is wrong cannot be told";
   auto finding = make_finding(kName, odd.tap, expert.rank, fmt::format("{}, declared equal: {}", sides, guilty));
@@ -105,6 +113,11 @@ CheckOutcome run(const CheckInput& input) {
     outcome.note = "no backward";
     return outcome;
   }
+  const bool is_linear_in_scores = input.one.problem.score_position == model::ScorePosition::kAfterExperts;
+  if (!is_linear_in_scores && !is_linear_in_up(input)) {
+    outcome.note = "neither the activation is linear in up, nor the output in the scores";
+    return outcome;
+  }
   const Readable taps(input, kName, {kNeeded.begin(), kNeeded.end()}, {kOfScores.begin(), kOfScores.end()});
   if (!taps.absent().empty()) return taps.unobserved();
   outcome.findings = taps.findings();
@@ -114,7 +127,6 @@ CheckOutcome run(const CheckInput& input) {
     if (!outcome.findings.empty()) conclude(outcome, "");
     return outcome;
   }
-  const bool is_linear_in_scores = input.one.problem.score_position == model::ScorePosition::kAfterExperts;
   const bool has_scores = is_linear_in_scores && are_readable(input, taps, kOfScores);
   if (is_linear_in_scores && !has_scores) outcome.note = "not every rank shows grad/scores_TK: weights are judged alone";
   const std::vector<EulerSums> experts = euler_sums(input, has_scores);
@@ -129,7 +141,8 @@ MOECHECK_REGISTER_CHECK({kName,
                          {"of each expert, over all tokens and ranks, <W_down, dW_down> = <W_up, dW_up> = sum over its rows of s ds: the layer is "
                           "homogeneous of degree 1 in each (Euler's theorem), so gradients of one loss agree, by the subject's own numbers and "
                           "within the roundings of its own stages",
-                          "gradients that are wrong alike; the gate's; that of s with apply_scores=before_experts; anything orthogonal to W",
+                          "gradients that are wrong alike; the gate's; up's where it is clamped or shifted; that of s with apply_scores=before_experts; anything "
+                          "orthogonal to W",
                           "param/experts, grad/experts, router/scores, grad/scores, row taps", "a backward ran"},
                          run});
 

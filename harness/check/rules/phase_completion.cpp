@@ -14,12 +14,13 @@ namespace moecheck::check {
 namespace {
 
 constexpr std::string_view kName = "phase_completion";
+constexpr std::string_view kUnsaid = "the rank broke off and did not say why";
 constexpr std::size_t kMaxFindings = 4;  // ranks named; the first cause is among them, the rest are mostly its echoes
 
-// What a rank says when another one left; the cause is elsewhere.
+// What a rank says when another one left, if it is still heard; the cause is elsewhere.
 bool is_echo(const PhaseFailure& failure) {
-  constexpr std::array<std::string_view, 5> kEchoes = {"onnection closed by peer", "onnection reset by peer", "roken pipe",
-                                                       "imed out", "ransport endpoint"};
+  constexpr std::array<std::string_view, 6> kEchoes = {"onnection closed by peer", "onnection reset by peer", "roken pipe",
+                                                       "imed out", "ransport endpoint", kUnsaid};
   return std::ranges::any_of(kEchoes, [&](std::string_view echo) { return failure.message.find(echo) != std::string::npos; });
 }
 
@@ -31,7 +32,7 @@ std::vector<PhaseFailure> by_rank(const CheckInput& input) {
     if (failure.batch == input.batch && seen.insert(failure.rank).second) failures.push_back(failure);
   for (const trace::RankTrace& rank : input.observed.ranks)
     if (rank.aborted && seen.insert(rank.rank).second)
-      failures.push_back({rank.rank, input.one.phases.back(), "the rank broke off and did not say why", "", input.batch});
+      failures.push_back({rank.rank, input.one.phases.back(), std::string(kUnsaid), "", input.batch});
   std::ranges::stable_sort(failures, {}, [](const PhaseFailure& f) { return std::pair(is_echo(f), f.rank); });
   return failures;
 }

@@ -1,5 +1,5 @@
 // Proves:       the experts chosen for each token are a top-k of the subject's own logits, and one that the reference's logits
-//               admit within their bounds; the scores of a token do not rise from slot to slot.
+//               admit within their bounds; the scores of a token do not rise from slot to slot, unless they are sigmoids.
 // Cannot prove: which of two experts within the bounds is the better one: that is a benign flip, and counted.
 // Reads:        router/*      Applies when: a forward ran
 #include <algorithm>
@@ -48,7 +48,9 @@ TokenLogits reference_logits(const trace::ExpectedTap& expected, Dim token, base
 }
 
 // The first slot whose score is higher than its predecessor's by more than the softmax rounds; 0 if there is none.
+// Sigmoids may stand in any order: DeepSeek-V3 does not sort them.
 Dim rising_slot(const model::ModelSpec& model, const base::HostTensor* scores_TK, Dim token) {
+  if (model.score_function == model::ScoreFunction::kSigmoid) return 0;
   const double slack = 1 + tolerance::softmax_order_slack(model.num_experts);
   for (Dim slot = 1; scores_TK != nullptr && slot < model.top_k; ++slot) {
     const Dim n = token * model.top_k + slot;
@@ -65,11 +67,11 @@ void look_at_token(const CheckInput& input, const Readable& taps, Dim rank, Dim 
   if (std::ranges::adjacent_find(chosen) != chosen.end() || chosen.front() < 0 || chosen.back() >= model.num_experts)
     return blame(count, token, {}, "the ids are not K different experts");
   // Top-k of the logits themselves has no slack; top-k of their softmax may swap what fp32 cannot tell apart.
-  const bool is_softmax_first = model.softmax == model::SoftmaxOrder::kBeforeTopk;
+  const bool is_softmax_first = model.score_function == model::ScoreFunction::kSoftmaxBeforeTopk;
   const double slack = is_softmax_first ? tolerance::softmax_order_slack(model.num_experts) / 2 : 0;
   TokenLogits own{{}, std::vector<double>(static_cast<std::size_t>(model.num_experts), slack)};
   for (Dim e = 0; e < model.num_experts; ++e) own.value.push_back(logits_TE.at(token * model.num_experts + e));
-  const Certificate by_own = certify(is_softmax_first ? as_softmax_sees(own) : own, chosen);
+  const Certificate by_own = certify(as_choice_sees(model, std::move(own)), chosen);
   if (!by_own.is_finite) return;  // nonfinite speaks about these
   count.ties += by_own.is_tied ? 1 : 0;
   if (!by_own.is_admissible)
@@ -81,7 +83,7 @@ void look_at_token(const CheckInput& input, const Readable& taps, Dim rank, Dim 
   const trace::ExpectedTap* expected = expected_tap(input, rank, kLogits);
   if (expected == nullptr || expected->value.shape() != logits_TE.shape()) return;
   const TokenLogits known = reference_logits(*expected, token, input.one.problem.dtype);
-  const TokenLogits reference = is_softmax_first ? as_softmax_sees(known) : known;
+  const TokenLogits reference = as_choice_sees(model, known);
   if (top_k_of(reference.value, chosen.size()) == chosen) return;
   const Certificate by_reference = certify(reference, chosen);
   if (!by_reference.is_finite) return;
@@ -138,7 +140,7 @@ CheckOutcome run(const CheckInput& input) {
 
 MOECHECK_REGISTER_CHECK({kName,
                          {"the experts chosen for each token are a top-k of the subject's own logits, and one that the reference's "
-                          "logits admit within their bounds; the scores of a token do not rise from slot to slot",
+                          "logits admit within their bounds; the scores of a token do not rise from slot to slot, unless they are sigmoids",
                           "which of two experts within the bounds is the better one: that is a benign flip, and counted",
                           "router/*", "a forward ran"},
                          run});

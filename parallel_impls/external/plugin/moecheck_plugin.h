@@ -72,7 +72,8 @@ typedef struct MoecheckCase {
   const int64_t* mesh_sizes;
   const int64_t* coordinates;           // of this rank
   int64_t num_experts, top_k, d_model, d_ff;
-  int32_t renormalise;                  // divide the K scores by their sum; scores are softmax over E, in fp32
+  int32_t renormalise;                  // divide the K scores by their sum; scores are softmax over E, in fp32,
+                                        // unless the knob softmax and routed_scale in json say otherwise
   int32_t has_backward;
   DLDataType dtype;                     // of weights, tokens and what is computed
   int64_t num_tokens;                   // T of this rank, in every batch; may be 0
@@ -143,8 +144,9 @@ typedef struct MoecheckPlugin {
   // JSON that lives as long as the library:
   //   {"name": "mine", "version": "1", "implementations": [{"name": "mine", "summary": "", "mesh_dims": ["ep"], "experts_backends": ["eager"]}],
   //    "dtypes": ["fp32"], "phases": ["load", "forward", "backward", "step", "save"], "heeds": []}
-  // Any case outside of it is refused. heeds: knobs that the layer looks at, of recompute, loader, apply_scores, softmax, expert_tp and
-  // tokens_over (tokens sharded over ep or tp): others with anything but the usual value are refused. "save": the host saves and restores
+  // Any case outside of it is refused. heeds: knobs that the layer looks at, of recompute, loader, apply_scores, softmax, expert_tp,
+  // tokens_over (tokens sharded over ep or tp), routed_scale and activation (of the model, in json: usually 1 and silu): others with anything
+  // but the usual value are refused. "save": the host saves and restores
   // registered parameters and its own optimizer's state.
   const char* (*describe)(void);
   // Of the last call on this layer that failed; with NULL, of the last open.

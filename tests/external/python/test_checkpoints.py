@@ -13,7 +13,7 @@ from unittest import mock
 import driver_runs
 import numpy as np
 
-from moecheck.case import Case, CheckpointNames, ModelSpec, Training, Unsupported
+from moecheck.case import SILU, Case, CheckpointNames, ModelSpec, Training, Unsupported
 from moecheck.checkpoint_boxes import held, held_boxes
 from moecheck.checkpoint_commit import begin_staging, commit, latest_save, staging_of
 from moecheck.checkpoint_read import HuggingFaceSave, ShardedSave, open_save
@@ -30,7 +30,7 @@ NAMES = CheckpointNames("mlp.gate.weight", "mlp.experts.{e}.gate_proj.weight", "
 
 
 def case_on(mesh, save="sharded", weights="per_expert", weight_files=1):
-    model = ModelSpec("test", 3, 2, 4, 6, True, True, NAMES)
+    model = ModelSpec("test", 3, 2, 4, 6, "before_topk", True, 1.0, SILU, NAMES)
     knobs = {"save": save, "weights": weights, "weight_files": str(weight_files)}
     return Case("mine", "eager", "cpu", model, Mesh.parse(mesh), "fp32", 1, "normal", "natural", (1,), "dp", "tp", "after_experts", False,
                 Training(1, 1, "sgd", 0.1, 1.0, 0.0, 0.0, 0.0), ("load",), knobs)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import subprocess
 import tempfile
 import unittest
@@ -10,7 +11,7 @@ from pathlib import Path
 import driver_runs
 import numpy as np
 
-from moecheck.case import Case
+from moecheck.case import Activation, Case
 from moecheck.inputs import Generator
 from moecheck.mesh import held_indices
 from moecheck.safetensors_file import read_file
@@ -18,7 +19,10 @@ from moecheck.weights import GeneratedWeights
 
 NAMES = {part: f"{part}.{{e}}" for part in ("router", "gate", "up", "down", "attention")}
 SIZES = {"qwen3_moe": {"experts": 12, "top_k": 3, "d_model": 48, "d_ff": 96, "renormalise": True},
-         "olmoe": {"experts": 24, "top_k": 4, "d_model": 48, "d_ff": 64, "renormalise": False}}
+         "olmoe": {"experts": 24, "top_k": 4, "d_model": 48, "d_ff": 64, "renormalise": False},
+         "deepseek_v3": {"experts": 32, "top_k": 8, "d_model": 80, "d_ff": 64, "renormalise": True, "softmax": "sigmoid",
+                         "routed_scale": 2}}
+SILU = {"alpha": 1, "limit": None, "up_shift": 0}
 DEFAULTS = {"impl": "x", "experts_backend": "eager", "device": "cpu", "mesh": "none", "dtype": "fp32", "seed": "1", "values": "normal",
             "routing": "natural", "tokens": "7", "tokens_over": "dp,fsdp", "expert_tp": "tp", "apply_scores": "after_experts",
             "recompute": "false", "steps": "1", "microbatches": "1", "optimizer": "sgd", "lr": "0.015625", "lr_decay": "1",
@@ -26,13 +30,23 @@ DEFAULTS = {"impl": "x", "experts_backend": "eager", "device": "cpu", "mesh": "n
 ROUTINGS = ("natural", "one_expert", "idle_expert", "idle_rank", "k_ranks", "one_rank", "ties", "zipf")
 
 
-def case_of(knobs, family="qwen3_moe"):
-    model = {"family": family, "softmax_before_topk": True, "checkpoint": NAMES, **SIZES[family]}
+def case_of(knobs, family="qwen3_moe", **model):
+    model = {"family": family, "softmax": "before_topk", "routed_scale": 1, "activation": SILU, "checkpoint": NAMES, **SIZES[family],
+             **model}
     return Case.from_open({**DEFAULTS, **knobs}, model)
 
 
 def digest(tensor):
     return hashlib.sha256(tensor.array.tobytes()).hexdigest()[:16]
+
+
+class Opened(unittest.TestCase):
+    def test_model_has_its_score_function_its_scale_and_its_activation(self):
+        model = case_of({}, softmax="sigmoid", routed_scale=2.5, activation={"alpha": 1.702, "limit": 7, "up_shift": 1}).model
+        self.assertEqual((model.softmax, model.routed_scale, model.activation), ("sigmoid", 2.5, Activation(1.702, 7.0, 1.0)))
+        self.assertFalse(model.activation.is_silu)
+        self.assertTrue(case_of({}).model.activation.is_silu)
+        self.assertEqual(case_of({}).model.activation.limit, math.inf)
 
 
 class Generated(unittest.TestCase):
@@ -72,6 +86,7 @@ class AgainstTheDriver(unittest.TestCase):
         exact = "impl=ep_allreduce model=olmoe mesh=ep=4 phases=load,forward,backward tokens=4 seed=4294967297"
         cases += [f"{exact} dtype={d} values={v} routing={r}" for d in ("fp32", "bf16") for v in ("exact", "provenance")
                   for r in ("natural", "k_ranks")]
+        cases.append("impl=ep_allreduce model=deepseek_v3 mesh=ep=4 values=exact tokens=4 phases=load,forward,backward")
         compared = 0
         with tempfile.TemporaryDirectory() as folder:
             self._run(cases, folder)

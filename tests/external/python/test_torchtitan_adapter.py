@@ -51,6 +51,10 @@ class AskedForALayout(unittest.TestCase):
             "to bf16": {"experts_backend": "grouped_mm"},
         }.items():
             self.assertIn(words, refusal(**knobs))
+        from moecheck.adapters.torchtitan.layout import refusal as refusal_of
+
+        self.assertIn("before the top-k", refusal_of(case_of({"impl": "torchtitan"}, softmax="after_topk")))
+        self.assertEqual(refusal_of(case_of({"impl": "torchtitan"}, softmax="sigmoid", routed_scale=2.5)), "")
 
     def test_plans_the_cuts_of_the_style_that_torchtitan_chooses(self):
         from moecheck.adapters.torchtitan.layout import DOWN, GATE_UP, Layout

@@ -10,9 +10,10 @@ import unittest
 import driver_runs
 from moecheck.adapters.transformers import layouts, placement, release
 from moecheck.adapters.transformers.families import family_of, num_heads
+from moecheck.adapters.transformers.packing import DOWN, GATE_UP, INTERLEAVED, ROWS
 from moecheck.adapters.transformers.release import DISPATCH, DTENSOR, HOOKS, Release, Version
 from moecheck.adapters.transformers.watching import make_watchable, watch
-from moecheck.case import Case, Unsupported
+from moecheck.case import SILU, Activation, Case, Unsupported
 from moecheck.mesh import Mesh
 
 SUBJECT = driver_runs.ROOT / "parallel_impls" / "external" / "subjects" / "transformers_moe.py"
@@ -22,7 +23,8 @@ DISPATCHING = Release(Version(5, 23, 0), DISPATCH, loads_fsdp=True, takes_tp_pla
 
 
 def case_of(impl, mesh, tokens_over="dp,fsdp", expert_tp="tp", phases=("load", "forward"), **model):
-    named = types.SimpleNamespace(**{"family": "qwen3_moe", "softmax_before_topk": True, "renormalise": True, "num_experts": 12, **model})
+    named = types.SimpleNamespace(**{"family": "qwen3_moe", "softmax": "before_topk", "renormalise": True, "routed_scale": 1,
+                                     "activation": SILU, "num_experts": 12, **model})
     return Case(impl=impl, experts_backend="eager", device="cpu", model=named, mesh=Mesh.parse(mesh), dtype="fp32", seed=1, values="normal",
                 routing="natural", tokens=(7,), tokens_over=tokens_over, expert_tp=expert_tp, apply_scores="after_experts", recompute=False,
                 training=None, phases=phases, knobs={})
@@ -69,11 +71,21 @@ class Families(unittest.TestCase):
     def test_that_are_not_known_or_compute_otherwise_are_refused(self):
         with self.assertRaisesRegex(Unsupported, "does not know the family nemo"):
             family_of(case_of("transformers", "none", family="nemo"))
-        with self.assertRaisesRegex(Unsupported, "before the top-k"):
-            family_of(case_of("transformers", "none", softmax_before_topk=False))
+        with self.assertRaisesRegex(Unsupported, "takes softmax=before_topk"):
+            family_of(case_of("transformers", "none", softmax="after_topk"))
+        with self.assertRaisesRegex(Unsupported, "does not scale its scores"):
+            family_of(case_of("transformers", "none", routed_scale=2.5))
+        with self.assertRaisesRegex(Unsupported, "another activation"):
+            family_of(case_of("transformers", "none", family="gpt_oss", softmax="after_topk"))
         with self.assertRaisesRegex(Unsupported, "divides the scores"):
             case = case_of("transformers", "none", family="mixtral", renormalise=False)
             family_of(case).config(case.model)
+
+    def test_with_a_clamped_activation_and_a_scale_are_those_that_have_them(self):
+        clamped = case_of("transformers", "none", family="gpt_oss", softmax="after_topk", activation=Activation(1.702, 1.5, 1.0))
+        self.assertTrue(family_of(clamped).packing.is_interleaved)
+        scaled = case_of("transformers", "none", family="deepseek_v3", softmax="sigmoid", routed_scale=2.5)
+        self.assertFalse(family_of(scaled).is_attention_cut)
 
     def test_get_heads_of_an_even_size(self):
         self.assertEqual([num_heads(d) for d in (48, 64, 2048)], [12, 8, 8])
@@ -84,6 +96,27 @@ class Cuts(unittest.TestCase):
         self.assertEqual(placement.cuts_by_style("packed_colwise", 3, "tp"), [("tp", "StridedShard(1,2)")])
         self.assertEqual(placement.cuts_by_style("grouped_gemm", 3, "ep"), [("ep", "Shard(0)")])
         self.assertEqual(placement.cuts_by_style("moe_tp_experts", 3, "ep"), [])
+
+
+@unittest.skipIf(driver_runs.why_no_torch(), driver_runs.why_no_torch())
+class Packings(unittest.TestCase):
+    def test_of_gpt_oss_have_gate_and_up_in_turns_and_lie_transposed(self):
+        import torch
+
+        gate_up_EGD = torch.arange(2 * 6 * 4).reshape(2, 6, 4)
+        kept_EDG = INTERLEAVED.kept(GATE_UP, gate_up_EGD)
+        self.assertTrue(torch.equal(kept_EDG[..., 0::2], gate_up_EGD[:, :3].transpose(1, 2)))
+        self.assertTrue(torch.equal(kept_EDG[..., 1::2], gate_up_EGD[:, 3:].transpose(1, 2)))
+        self.assertTrue(torch.equal(INTERLEAVED.canonical(GATE_UP, kept_EDG), gate_up_EGD))
+        down_EDF = torch.arange(2 * 4 * 3).reshape(2, 4, 3)
+        self.assertTrue(torch.equal(INTERLEAVED.kept(DOWN, down_EDF), down_EDF.transpose(1, 2)))
+        self.assertTrue(torch.equal(INTERLEAVED.canonical(DOWN, INTERLEAVED.kept(DOWN, down_EDF)), down_EDF))
+
+    def test_know_cuts_by_whole_experts_only_where_they_lie_transposed(self):
+        self.assertEqual(INTERLEAVED.canonical_cuts(DOWN, [("ep", "Shard(0)")]), [("ep", "Shard(0)")])
+        with self.assertRaisesRegex(Unsupported, "by whole experts only"):
+            INTERLEAVED.canonical_cuts(DOWN, [("tp", "Shard(2)")])
+        self.assertEqual(ROWS.canonical_cuts(DOWN, [("tp", "Shard(2)")]), [("tp", "Shard(2)")])
 
 
 class Watching(unittest.TestCase):

@@ -29,7 +29,7 @@ TEST(MakeCase, AKnobOverridesTheFamily) {
   const Case one = make_case(with({{"experts", "8"}, {"top_k", "2"}, {"softmax", "after_topk"}, {"renormalise", "false"}}), small_family()).value();
   EXPECT_EQ(one.problem.model.num_experts, 8);
   EXPECT_EQ(one.problem.model.top_k, 2);
-  EXPECT_EQ(one.problem.model.softmax, model::SoftmaxOrder::kAfterTopk);
+  EXPECT_EQ(one.problem.model.score_function, model::ScoreFunction::kSoftmaxAfterTopk);
   EXPECT_FALSE(one.problem.model.renormalise);
   EXPECT_EQ(one.problem.model.d_ff, 96);
 }

@@ -33,7 +33,7 @@ struct Row {
 class TinyLayer {
  public:
   explicit TinyLayer(const std::string& mesh, base::DType dtype = base::DType::kF32) {
-    one.problem.model = {.family = "tiny", .num_experts = kE, .top_k = kK, .d_model = kD, .d_ff = kF, .names = {}};
+    one.problem.model = {.family = "tiny", .num_experts = kE, .top_k = kK, .d_model = kD, .d_ff = kF, .activation = {}, .names = {}};
     one.problem.mesh = model::Mesh::parse(mesh).value();
     one.problem.dtype = dtype;
     one.problem.tokens_per_rank = {5, 3};

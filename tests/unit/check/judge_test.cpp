@@ -56,6 +56,17 @@ TEST(PhaseCompletion, PutsTheCauseBeforeItsEchoes) {
   EXPECT_EQ(outcome.compared, 3 * 2);
 }
 
+// A rank that a launcher started lives on for a moment after the driver has turned away, and breaks off when the one that raised is gone.
+TEST(PhaseCompletion, PutsARankThatSaidWhyBeforeOneThatDidNot) {
+  SimulatedRun run("mesh=ep=2");
+  run.observed.ranks[0].aborted = true;
+  cut_forward(run, 1, "IndexError: no such expert");
+  const record::CaseRecord one = run.judged();
+  EXPECT_EQ(one.first_diverging, "forward, rank 1");
+  EXPECT_EQ(one.findings.at(1).rank, 0);
+  EXPECT_EQ(one.findings.at(1).hypothesis, "echo of the failure of rank 1");
+}
+
 TEST(PhaseCompletion, NamesAtMostFourRanks) {
   SimulatedRun run("mesh=ep=6");
   for (std::size_t rank = 0; rank < 6; ++rank) cut_forward(run, rank, "Connection closed by peer");

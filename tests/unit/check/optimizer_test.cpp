@@ -25,7 +25,7 @@ double fp32(double value) { return base::round_to(base::DType::kF32, value); }
 class TakenStep {
  public:
   explicit TakenStep(const std::string& mesh, base::DType dtype = base::DType::kBF16) {
-    one.problem.model = {.family = "tiny", .num_experts = 4, .top_k = 2, .d_model = 6, .d_ff = 4, .names = {}};
+    one.problem.model = {.family = "tiny", .num_experts = 4, .top_k = 2, .d_model = 6, .d_ff = 4, .activation = {}, .names = {}};
     one.problem.mesh = model::Mesh::parse(mesh).value();
     one.problem.dtype = dtype;
     one.phases = {"load", "forward", "backward", "step"};

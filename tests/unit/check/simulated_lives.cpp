@@ -98,7 +98,7 @@ HostTensor choices(const cases::Case& one, Dim rank, Dim batch) {
 cases::Case case_with_lives(const std::string& mesh, const std::vector<std::string>& restarts) {
   cases::Case one;
   one.impl = "ep_alltoall";
-  one.problem.model = {.family = "tiny", .num_experts = 4, .top_k = 2, .d_model = 6, .d_ff = 4, .names = {}};
+  one.problem.model = {.family = "tiny", .num_experts = 4, .top_k = 2, .d_model = 6, .d_ff = 4, .activation = {}, .names = {}};
   one.problem.model.names = {"layer.gate.weight", "layer.experts.{e}.gate_proj.weight", "layer.experts.{e}.up_proj.weight",
                              "layer.experts.{e}.down_proj.weight", "attention.weight"};
   one.problem.mesh = model::Mesh::parse(mesh).value();

@@ -1,7 +1,9 @@
 // The other ways in which ranks come to be: forked by a subject's server, started by a launcher, given a case whole. What is said of a
 // rank that misbehaves, and that nothing of it stays, does not depend on the way.
 #include <algorithm>
+#include <array>
 #include <cstdlib>
+#include <utility>
 
 #include <gmock/gmock.h>
 
@@ -150,17 +152,28 @@ TEST_F(WayTest, ALauncherThatFailsIsToldWithItsOutput) {
   EXPECT_THAT(run(*launcher, "honest").reason, AllOf(HasSubstr("exit code 3"), HasSubstr("no such host")));
 }
 
+// So srun gives back the nodes that it was given.
+TEST_F(WayTest, ALauncherWhoseRanksDoNotComeIsAskedToEndBeforeItIsKilled) {
+  Way way = kLaunched;
+  way.prefix = {"/bin/bash", "-c", "trap 'touch " + (folder_ / "asked").string() + "; exit 1' TERM; sleep 60 & wait", "launcher"};
+  const auto launcher = launcher_of(way, "", kShort);
+  EXPECT_EQ(run(*launcher, "honest").end, RunEnd::kBroken);
+  EXPECT_TRUE(std::filesystem::exists(folder_ / "asked"));
+}
+
 TEST_F(WayTest, RanksThatTakeThemselvesForAnotherAreRefused) {
   EXPECT_THAT(run(*launcher_of(kLaunched, "both_are_rank_1"), "honest").reason, HasSubstr("started rank 1 twice"));
   EXPECT_THAT(run(*launcher_of(kLaunched, "rank_of_another_world"), "honest").reason, AnyOf(HasSubstr("a rank 2 of 2"), HasSubstr("a rank 3 of 2")));
 }
 
 TEST_F(WayTest, TheRanksOfALauncherThatStartedTheDriverAreNotTakenForOurs) {
-  ::setenv("RANK", "7", 1);
-  ::setenv("WORLD_SIZE", "8", 1);
-  const CaseRun run = this->run(*launcher_of(kLaunched), "honest");
-  ::unsetenv("RANK");
-  ::unsetenv("WORLD_SIZE");
+  constexpr std::array kForeign = {std::pair{"RANK", "7"}, std::pair{"WORLD_SIZE", "8"}, std::pair{"OMPI_COMM_WORLD_RANK", "0"},
+                                   std::pair{"OMPI_COMM_WORLD_SIZE", "1"}, std::pair{"PMI_RANK", "0"}, std::pair{"PMI_SIZE", "1"}};
+  Way way = kLaunched;   // as srun, whose variables are looked for last
+  way.prefix = launcher_words(R"(for r in 0 1; do SLURM_PROCID=$r SLURM_NTASKS=2 "${@:2}" & done; wait)", "{ranks}");
+  for (const auto& [name, value] : kForeign) ::setenv(name, value, 1);
+  const CaseRun run = this->run(*launcher_of(way), "honest");
+  for (const auto& [name, value] : kForeign) ::unsetenv(name);
   EXPECT_EQ(run.end, RunEnd::kCompleted) << run.reason;
 }
 

@@ -88,7 +88,7 @@ class NaiveSums {
   }
 
   // The scores depend on the logits of the chosen experts only.
-  bool is_closed() const { return spec_.softmax == model::SoftmaxOrder::kAfterTopk || spec_.renormalise; }
+  bool is_closed() const { return spec_.score_function == model::ScoreFunction::kSoftmaxAfterTopk || spec_.renormalise; }
 
   // p_e = exp(h_e) / sum_j exp(h_j), over the experts or the slots' experts.
   struct Shares {
@@ -180,7 +180,7 @@ class NaiveSums {
     const double p_j = share.p_E[static_cast<std::size_t>(j)] / share.z;
     const double r_j = is_closed() ? slots * p_j : p_j;
     // Relative to what an implementation may form and cancel: p_j (d_s_k - <s, d_s>), and its weighted mean, each with z.
-    const bool may_cancel = slots > 0 || spec_.softmax == model::SoftmaxOrder::kBeforeTopk;
+    const bool may_cancel = slots > 0 || spec_.score_function == model::ScoreFunction::kSoftmaxBeforeTopk;
     const double roundings = 3 * share.relative_error + static_cast<double>(spec_.num_experts + 2 * spec_.top_k) + kPointwise;
     Term d_h;
     for (Dim k = 0; k < spec_.top_k; ++k) {

@@ -9,15 +9,7 @@
 namespace moecheck::reference {
 namespace {
 
-using model::SoftmaxOrder;
-
-void expect_near(const Matrix<double>& computed, const Matrix<double>& expected) {
-  ASSERT_EQ(computed.rows(), expected.rows());
-  ASSERT_EQ(computed.cols(), expected.cols());
-  constexpr double kFewRoundings = 16 * 0x1p-53;
-  EXPECT_LE((computed - expected).cwiseAbs().maxCoeff(), kFewRoundings * expected.cwiseAbs().maxCoeff())
-      << "computed\n" << computed << "\nexpected\n" << expected;
-}
+using model::ScoreFunction;
 
 TEST(Backward, OfAProductTakesTheOtherFactor) {
   const auto gradient = linear_backward(matrix(2, 2, {2, 3, 1, 0}), matrix(1, 2, {5, 7}), matrix(2, 1, {10, -1}));
@@ -26,12 +18,12 @@ TEST(Backward, OfAProductTakesTheOtherFactor) {
 }
 
 TEST(Backward, SiluSlopeAtZeroAtLogarithmsAndFarOut) {
-  EXPECT_EQ(silu_slope(0.0), 0.5);
-  EXPECT_DOUBLE_EQ(silu_slope(kLn3), 0.75 * (1 + kLn3 / 4));
-  EXPECT_DOUBLE_EQ(silu_slope(-kLn3), 0.25 * (1 - kLn3 * 0.75));
-  EXPECT_EQ(silu_slope(64.0), 1.0);
-  EXPECT_EQ(silu_slope(64.0F), 1.0F);
-  EXPECT_EQ(silu_slope(-1000.0), 0.0);
+  EXPECT_EQ(swish_slope(0.0), 0.5);
+  EXPECT_DOUBLE_EQ(swish_slope(kLn3), 0.75 * (1 + kLn3 / 4));
+  EXPECT_DOUBLE_EQ(swish_slope(-kLn3), 0.25 * (1 - kLn3 * 0.75));
+  EXPECT_EQ(swish_slope(64.0), 1.0);
+  EXPECT_EQ(swish_slope(64.0F), 1.0F);
+  EXPECT_EQ(swish_slope(-1000.0), 0.0);
 }
 
 TEST(Backward, OfSwigluPairsGateWithTheUpOfTheSameColumn) {
@@ -50,7 +42,7 @@ TEST(Backward, OfTheCombineWeighsTheGradientAndTakesTheOutputsShareOfIt) {
 // Shares 1/6, 2/6, 3/6, experts 2 and 1 chosen, d_s = (5, -5).
 class ScoresBackward : public testing::Test {
  protected:
-  static Matrix<double> of(SoftmaxOrder order, bool renormalise) {
+  static Matrix<double> of(ScoreFunction order, bool renormalise) {
     return scores_backward(matrix(1, 3, {0, kLn2, kLn3}), ids(1, 2, {2, 1}), matrix(1, 2, {5, -5}),
                            spec(3, 2, order, renormalise));
   }
@@ -58,24 +50,24 @@ class ScoresBackward : public testing::Test {
 
 TEST_F(ScoresBackward, OfSharesOfAllExpertsReachesTheOthersToo) {
   // mean = 3/6 * 5 - 2/6 * 5 = 5/6;  (0 - 5/6) / 6, (-5 - 5/6) / 3, (5 - 5/6) / 2
-  expect_near(of(SoftmaxOrder::kBeforeTopk, false), matrix(1, 3, {-5.0 / 36, -35.0 / 18, 25.0 / 12}));
+  expect_near(of(ScoreFunction::kSoftmaxBeforeTopk, false), matrix(1, 3, {-5.0 / 36, -35.0 / 18, 25.0 / 12}));
 }
 
 TEST_F(ScoresBackward, OfRenormalisedSharesStaysWithTheChosen) {
   // s = (3/5, 2/5), mean = 1;  3/5 * (5 - 1), 2/5 * (-5 - 1)
-  expect_near(of(SoftmaxOrder::kBeforeTopk, true), matrix(1, 3, {0, -2.4, 2.4}));
+  expect_near(of(ScoreFunction::kSoftmaxBeforeTopk, true), matrix(1, 3, {0, -2.4, 2.4}));
 }
 
 TEST_F(ScoresBackward, AfterTopKIsZeroForTheOthersWhateverRenormaliseSays) {
   for (const bool renormalise : {false, true}) {
-    const auto d_logits_TE = of(SoftmaxOrder::kAfterTopk, renormalise);
+    const auto d_logits_TE = of(ScoreFunction::kSoftmaxAfterTopk, renormalise);
     expect_near(d_logits_TE, matrix(1, 3, {0, -2.4, 2.4}));
     EXPECT_EQ(d_logits_TE(0, 0), 0);
   }
 }
 
 TEST_F(ScoresBackward, OfAnExpertInTwoSlotsIsTheSumOfBoth) {
-  const auto one = spec(3, 2, SoftmaxOrder::kBeforeTopk, false);
+  const auto one = spec(3, 2, ScoreFunction::kSoftmaxBeforeTopk, false);
   const auto both = scores_backward(matrix(1, 3, {0, kLn2, kLn3}), ids(1, 2, {1, 1}), matrix(1, 2, {5, 7}), one);
   const auto single = scores_backward(matrix(1, 3, {0, kLn2, kLn3}), ids(1, 1, {1}), matrix(1, 1, {12}), one);
   EXPECT_EQ(both, single);

@@ -200,7 +200,7 @@ TEST(ExactBackward, FloatAndDoubleAgreeBitForBit) {
   for (const Dim top_k : {1, 2, 4, 8})
     for (const std::size_t variant : {0U, 2U}) {
       model::Problem problem = exact_problem(top_k, 3);
-      problem.model.softmax = router_variants()[variant].softmax;
+      problem.model.score_function = router_variants()[variant].score_function;
       auto narrow = backward_case<float>(problem);
       auto wide = backward_case<double>(problem);
       const auto expected = gradients_of(wide);

@@ -80,7 +80,7 @@ double loss_of(BackwardCase<double>& one) {
 }
 
 double loss_of_scores(BackwardCase<double>& one, const Matrix<double>& scores_TK) {
-  ExpertSum<double> sum(one.x_TD, one.ids_TK, scores_TK, one.spec.num_experts, one.position);
+  ExpertSum<double> sum(one.x_TD, one.ids_TK, scores_TK, one.spec, one.position);
   for (Dim e = 0; e < one.spec.num_experts; ++e)
     if (sum.needs(e)) sum.add(e, one.weights.expert(e));
   return sum.y_TD().cwiseProduct(one.d_y_TD).sum();

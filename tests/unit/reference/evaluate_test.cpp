@@ -65,7 +65,7 @@ TEST_P(EveryMesh, GivesTheFloatLayerFromEndToEnd) {
 TEST_P(EveryMesh, AgreesForEachRouterVariant) {
   for (const RouterVariant& variant : router_variants()) {
     auto one = small_case(GetParam(), Values::kNormal);
-    one.problem.model.softmax = variant.softmax;
+    one.problem.model.score_function = variant.score_function;
     one.problem.model.renormalise = variant.renormalise;
     SCOPED_TRACE(variant.name);
     expect_all_taps_agree(one, sound_trace(one), 1.0);

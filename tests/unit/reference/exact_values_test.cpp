@@ -39,7 +39,7 @@ class ExactValues : public testing::TestWithParam<std::tuple<Dim, std::size_t, s
   model::Problem problem() const {
     model::Problem made = exact_problem(std::get<0>(GetParam()), std::get<2>(GetParam()));
     const RouterVariant variant = router_variants()[std::get<1>(GetParam())];
-    made.model.softmax = variant.softmax;
+    made.model.score_function = variant.score_function;
     made.model.renormalise = variant.renormalise;
     return made;
   }

@@ -13,7 +13,7 @@
 namespace moecheck::reference {
 namespace {
 
-using model::SoftmaxOrder;
+using model::ScoreFunction;
 
 TEST(Router, MultipliesTokensWithRouterRows) {
   const auto logits_TE = router_logits(matrix(2, 3, {1, 2, 3, -1, 0, 1}), matrix(2, 3, {1, 1, 1, 2, 0, -1}));
@@ -34,14 +34,14 @@ TEST(Router, SoftmaxDoesNotOverflow) {
 
 TEST(Router, ScoresBeforeTopKAreSharesOfAllExperts) {
   const auto logits_TE = matrix(1, 3, {0, kLn2, kLn3});
-  const auto s = scores_from_logits(logits_TE, ids(1, 2, {2, 1}), spec(3, 2, SoftmaxOrder::kBeforeTopk, false));
+  const auto s = scores_from_logits(logits_TE, ids(1, 2, {2, 1}), spec(3, 2, ScoreFunction::kSoftmaxBeforeTopk, false));
   EXPECT_DOUBLE_EQ(s(0, 0), 3.0 / 6);
   EXPECT_DOUBLE_EQ(s(0, 1), 2.0 / 6);
 }
 
 TEST(Router, RenormalisedScoresAreSharesOfTheChosen) {
   const auto logits_TE = matrix(1, 3, {0, kLn2, kLn3});
-  const auto s = scores_from_logits(logits_TE, ids(1, 2, {2, 1}), spec(3, 2, SoftmaxOrder::kBeforeTopk, true));
+  const auto s = scores_from_logits(logits_TE, ids(1, 2, {2, 1}), spec(3, 2, ScoreFunction::kSoftmaxBeforeTopk, true));
   EXPECT_DOUBLE_EQ(s(0, 0), 3.0 / 5);
   EXPECT_DOUBLE_EQ(s(0, 1), 2.0 / 5);
 }
@@ -49,7 +49,7 @@ TEST(Router, RenormalisedScoresAreSharesOfTheChosen) {
 TEST(Router, ScoresAfterTopKAreSharesOfTheChosenWhateverRenormaliseSays) {
   const auto logits_TE = matrix(1, 3, {0, kLn2, kLn3});
   for (const bool renormalise : {false, true}) {
-    const auto s = scores_from_logits(logits_TE, ids(1, 2, {0, 2}), spec(3, 2, SoftmaxOrder::kAfterTopk, renormalise));
+    const auto s = scores_from_logits(logits_TE, ids(1, 2, {0, 2}), spec(3, 2, ScoreFunction::kSoftmaxAfterTopk, renormalise));
     EXPECT_DOUBLE_EQ(s(0, 0), 1.0 / 4);
     EXPECT_DOUBLE_EQ(s(0, 1), 3.0 / 4);
   }
@@ -65,7 +65,7 @@ TEST(Router, TopKCountsNanAsLargest) {
 
 TEST(Router, ANanLogitMakesTheScoresOfItsTokenNanOnly) {
   const auto s = scores_from_logits(matrix(2, 3, {0, std::nan(""), 1, 0, 0, 0}), ids(2, 1, {0, 0}),
-                                    spec(3, 1, SoftmaxOrder::kBeforeTopk, false));
+                                    spec(3, 1, ScoreFunction::kSoftmaxBeforeTopk, false));
   EXPECT_TRUE(std::isnan(s(0, 0)));
   EXPECT_DOUBLE_EQ(s(1, 0), 1.0 / 3);
 }
@@ -87,12 +87,12 @@ TEST(Dispatch, GathersTheTokenOfEachRow) {
 }
 
 TEST(Experts, SiluAtZeroAndAtLogarithms) {
-  EXPECT_EQ(silu(0.0), 0.0);
-  EXPECT_DOUBLE_EQ(silu(kLn3), kLn3 * 3.0 / 4);    // sigmoid(ln 3) = 3 / 4
-  EXPECT_DOUBLE_EQ(silu(-kLn3), -kLn3 * 1.0 / 4);
-  EXPECT_EQ(silu(64.0), 64.0);
-  EXPECT_EQ(silu(32.0F), 32.0F);
-  EXPECT_EQ(silu(-1000.0), 0.0);
+  EXPECT_EQ(swish(0.0), 0.0);
+  EXPECT_DOUBLE_EQ(swish(kLn3), kLn3 * 3.0 / 4);    // sigmoid(ln 3) = 3 / 4
+  EXPECT_DOUBLE_EQ(swish(-kLn3), -kLn3 * 1.0 / 4);
+  EXPECT_EQ(swish(64.0), 64.0);
+  EXPECT_EQ(swish(32.0F), 32.0F);
+  EXPECT_EQ(swish(-1000.0), 0.0);
 }
 
 TEST(Experts, SwigluPairsGateWithTheUpOfTheSameColumn) {

@@ -3,6 +3,8 @@
 
 #include <vector>
 
+#include <gtest/gtest.h>
+
 #include "harness/model/model_spec.h"
 #include "reference/weights.h"
 
@@ -19,11 +21,19 @@ inline IdMatrix ids(Dim rows, Dim columns, std::vector<Dim> values) {
   return Eigen::Map<const IdMatrix>(values.data(), rows, columns);
 }
 
-inline model::ModelSpec spec(Dim num_experts, Dim top_k, model::SoftmaxOrder order, bool renormalise) {
+inline void expect_near(const Matrix<double>& computed, const Matrix<double>& expected) {
+  ASSERT_EQ(computed.rows(), expected.rows());
+  ASSERT_EQ(computed.cols(), expected.cols());
+  constexpr double kFewRoundings = 16 * 0x1p-53;
+  EXPECT_LE((computed - expected).cwiseAbs().maxCoeff(), kFewRoundings * expected.cwiseAbs().maxCoeff())
+      << "computed\n" << computed << "\nexpected\n" << expected;
+}
+
+inline model::ModelSpec spec(Dim num_experts, Dim top_k, model::ScoreFunction order, bool renormalise) {
   model::ModelSpec made;
   made.num_experts = num_experts;
   made.top_k = top_k;
-  made.softmax = order;
+  made.score_function = order;
   made.renormalise = renormalise;
   return made;
 }
@@ -45,7 +55,7 @@ class HandWeights final : public Weights<double> {
 
 // Of HandWeights.
 inline model::ModelSpec hand_spec(Dim top_k, bool renormalise) {
-  model::ModelSpec made = spec(2, top_k, model::SoftmaxOrder::kBeforeTopk, renormalise);
+  model::ModelSpec made = spec(2, top_k, model::ScoreFunction::kSoftmaxBeforeTopk, renormalise);
   made.d_model = 2;
   made.d_ff = 1;
   return made;

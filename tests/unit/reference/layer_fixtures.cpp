@@ -73,7 +73,7 @@ class NaiveLayer {
 
   std::vector<Bounded> scores(const std::vector<Bounded>& h, const std::vector<Dim>& chosen) const {
     std::vector<Bounded> over;  // what the softmax runs over
-    if (problem_.model.softmax == model::SoftmaxOrder::kAfterTopk) {
+    if (problem_.model.score_function == model::ScoreFunction::kSoftmaxAfterTopk) {
       for (const Dim e : chosen) over.push_back(h[static_cast<std::size_t>(e)]);
     } else {
       over = h;
@@ -85,13 +85,13 @@ class NaiveLayer {
     std::vector<Bounded> result;
     double chosen_total = 0;
     for (std::size_t k = 0; k < chosen.size(); ++k) {
-      const Bounded& one = problem_.model.softmax == model::SoftmaxOrder::kAfterTopk ? over[k] : over[static_cast<std::size_t>(chosen[k])];
+      const Bounded& one = problem_.model.score_function == model::ScoreFunction::kSoftmaxAfterTopk ? over[k] : over[static_cast<std::size_t>(chosen[k])];
       const double p = std::exp(one.value) / total;
       result.push_back({p, p * kSecondOrder * (one.bound + average_bound + (static_cast<double>(over.size()) + kPointwise) * u_ +
                                                range_roundoff(over))});
       chosen_total += p;
     }
-    if (problem_.model.softmax == model::SoftmaxOrder::kBeforeTopk && problem_.model.renormalise) renormalise(result, chosen_total);
+    if (problem_.model.score_function == model::ScoreFunction::kSoftmaxBeforeTopk && problem_.model.renormalise) renormalise(result, chosen_total);
     return result;
   }
 
@@ -165,9 +165,9 @@ class NaiveLayer {
 }  // namespace
 
 std::vector<RouterVariant> router_variants() {
-  return {{"softmax_topk_renormalise", model::SoftmaxOrder::kBeforeTopk, true},
-          {"softmax_topk", model::SoftmaxOrder::kBeforeTopk, false},
-          {"topk_softmax", model::SoftmaxOrder::kAfterTopk, true}};
+  return {{"softmax_topk_renormalise", model::ScoreFunction::kSoftmaxBeforeTopk, true},
+          {"softmax_topk", model::ScoreFunction::kSoftmaxBeforeTopk, false},
+          {"topk_softmax", model::ScoreFunction::kSoftmaxAfterTopk, true}};
 }
 
 std::vector<RouterVariant> layer_variants() {
@@ -186,7 +186,7 @@ model::Problem small_problem(const RouterVariant& variant) {
   problem.model.top_k = 3;
   problem.model.d_model = 20;
   problem.model.d_ff = 12;
-  problem.model.softmax = variant.softmax;
+  problem.model.score_function = variant.score_function;
   problem.model.renormalise = variant.renormalise;
   problem.score_position = variant.position;
   problem.tokens_per_rank = {9};

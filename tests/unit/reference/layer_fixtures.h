@@ -11,7 +11,7 @@ namespace moecheck::reference {
 
 struct RouterVariant {
   std::string name;
-  model::SoftmaxOrder softmax;
+  model::ScoreFunction score_function;
   bool renormalise;
   model::ScorePosition position = model::ScorePosition::kAfterExperts;
 };

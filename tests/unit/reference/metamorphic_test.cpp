@@ -92,7 +92,7 @@ TEST_P(Metamorphic, M6WithIdenticalExpertsTheOutputIsTheScoreSumTimesTheDenseFfn
   const auto sums_T = after.scores_TK.rowwise().sum().eval();
   Matrix<float> expected_TD(dense_TD.rows(), dense_TD.cols());
   for (Dim t = 0; t < x_TD_.rows(); ++t) expected_TD.row(t) = sums_T(t) * dense_TD.row(t);
-  const bool sums_to_one = problem_.model.softmax == model::SoftmaxOrder::kAfterTopk || problem_.model.renormalise;
+  const bool sums_to_one = problem_.model.score_function == model::ScoreFunction::kSoftmaxAfterTopk || problem_.model.renormalise;
   // K products and sums more than in the dense network, and the row may go through another kernel.
   const double terms = static_cast<double>(problem_.model.d_model + problem_.model.d_ff + problem_.model.top_k);
   const auto scale = dense_TD.cwiseAbs().maxCoeff();
@@ -106,7 +106,9 @@ TEST_P(Metamorphic, M6WithIdenticalExpertsTheOutputIsTheScoreSumTimesTheDenseFfn
 
 TEST_P(Metamorphic, M7AnUnusedExpertChangesNoBit) {
   ASSERT_LE(before_.ids_TK.maxCoeff(), num_experts() - 1);
-  ExpertSum<float> wider(x_TD_, before_.ids_TK, before_.scores_TK, num_experts() + 1);
+  model::ModelSpec with_one_more = problem_.model;
+  ++with_one_more.num_experts;
+  ExpertSum<float> wider(x_TD_, before_.ids_TK, before_.scores_TK, with_one_more);
   EXPECT_FALSE(wider.needs(num_experts()));
   for (Dim e = 0; e < num_experts(); ++e)
     if (wider.needs(e)) wider.add(e, weights_.expert(e));
@@ -141,7 +143,7 @@ TEST_P(Metamorphic, M12AConstantAddedToTheLogitsChangesNoScore) {
 
 TEST_P(Metamorphic, M13TheOutputIsLinearInTheScores) {
   const auto combined = [&](const Matrix<float>& scores_TK) {
-    ExpertSum<float> sum(x_TD_, before_.ids_TK, scores_TK, num_experts());
+    ExpertSum<float> sum(x_TD_, before_.ids_TK, scores_TK, problem_.model);
     for (Dim e = 0; e < num_experts(); ++e)
       if (sum.needs(e)) sum.add(e, weights_.expert(e));
     return sum.y_TD();

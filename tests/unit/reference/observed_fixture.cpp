@@ -108,7 +108,7 @@ class SoundLayer {
       const auto& w = weights_.expert(row.expert);
       in.push_back(x_SD_.row(row.token) * (weighs_before() ? scores_SK_(row.token, row.slot) : 1.0));
       gate_ups.push_back(gate_up<double>(in.back(), w.w_gate_up_GD(g, Eigen::all)));
-      acts.push_back(swiglu<double>(gate_ups.back()));
+      acts.push_back(swiglu<double>(gate_ups.back(), problem_.model.activation));
       outs.push_back(down<double>(acts.back(), w.w_down_DF(Eigen::all, f)));
     }
     trace.taps["dispatch/rows_R3"] = whole(keys_tensor(rows));

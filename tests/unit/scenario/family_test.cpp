@@ -38,13 +38,30 @@ TEST(Family, ReadsEveryPart) {
   EXPECT_EQ(spec.top_k, 3);
   EXPECT_EQ(spec.d_model, 20);
   EXPECT_EQ(spec.d_ff, 12);
-  EXPECT_EQ(spec.softmax, model::SoftmaxOrder::kAfterTopk);
+  EXPECT_EQ(spec.score_function, model::ScoreFunction::kSoftmaxAfterTopk);
   EXPECT_FALSE(spec.renormalise);
   EXPECT_EQ(spec.names.router, "r");
   EXPECT_EQ(spec.names.gate, "e.{e}.g");
   EXPECT_EQ(spec.names.up, "e.{e}.u");
   EXPECT_EQ(spec.names.down, "e.{e}.d");
   EXPECT_EQ(spec.names.attention, "a");
+}
+
+TEST(Family, ReadsAScaleAndAClampedActivation) {
+  EXPECT_EQ(tiny_with("", "").value().routed_scale, 1);
+  EXPECT_TRUE(tiny_with("", "").value().activation.is_silu());
+  const auto scaled = tiny_with("softmax: after_topk, renormalise: false", "softmax: sigmoid, renormalise: true, routed_scale: 2.5").value();
+  EXPECT_EQ(scaled.score_function, model::ScoreFunction::kSigmoid);
+  EXPECT_EQ(scaled.routed_scale, 2.5);
+  const auto clamped = tiny_with("activation: silu", "activation: swiglu_oai, limit: 7").value();
+  EXPECT_FALSE(clamped.activation.is_silu());
+  EXPECT_EQ(clamped.activation.alpha, 1.702);
+  EXPECT_EQ(clamped.activation.limit, 7);
+  EXPECT_EQ(clamped.activation.up_shift, 1);
+  const auto clamped_silu = tiny_with("activation: silu", "activation: silu, limit: 10").value();
+  EXPECT_FALSE(clamped_silu.activation.is_silu());
+  EXPECT_EQ(clamped_silu.activation.alpha, 1);
+  EXPECT_EQ(clamped_silu.activation.limit, 10);
 }
 
 struct Refused {
@@ -79,6 +96,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Refused{"renormalise: false", "renormalise: no", "tiny.yaml:4:44", "expected true or false"},
                     Refused{"silu", "gelu", "tiny.yaml:5:23", "activation 'gelu' is not offered"},
                     Refused{"gate_up}", "up_gate}", "tiny.yaml:5:38", "packing 'up_gate' is not offered"},
+                    Refused{"renormalise: false", "renormalise: false, routed_scale: 0", "tiny.yaml:4:65", "expected a number above 0, found the number 0"},
+                    Refused{"renormalise: false", "renormalise: false, routed_scale: x2", "tiny.yaml:4:65", "found the text 'x2'"},
+                    Refused{"silu", "swiglu_oai", "tiny.yaml:5:10", "experts.limit is missing"},
+                    Refused{"silu", "silu, limit: -7", "tiny.yaml:5:36", "expected a number above 0, found the number -7"},
                     Refused{"gate: e.{e}.g", "gate: e.g", "tiny.yaml:8:9", "needs one {e}"},
                     Refused{"gate: e.{e}.g", "gate: e.{e}.{e}", "tiny.yaml:8:9", "needs one {e}"},
                     Refused{"up: e.{e}.u", "up: e.{e}.{x}", "tiny.yaml:9:7", "unexpected braces"},
@@ -102,6 +123,8 @@ TEST(Family, TheShippedOnesLoad) {
   EXPECT_EQ(large.num_experts, 128);
   EXPECT_EQ(large.top_k, 8);
   EXPECT_TRUE(large.renormalise);
+  EXPECT_EQ(load("deepseek_v3").value().routed_scale, 2);
+  EXPECT_EQ(load("gpt_oss").value().activation.limit, 1.5);
 }
 
 TEST(Family, UnknownNamesTheNearest) {

@@ -21,7 +21,7 @@ using cases::WeightLayout;
 
 model::Problem small_problem() {
   model::Problem problem;
-  problem.model = {.family = "small", .num_experts = 3, .top_k = 1, .d_model = 8, .d_ff = 5, .names = {
+  problem.model = {.family = "small", .num_experts = 3, .top_k = 1, .d_model = 8, .d_ff = 5, .activation = {}, .names = {
       .router = "m.gate.weight", .gate = "m.experts.{e}.w1.weight", .up = "m.experts.{e}.w3.weight", .down = "m.experts.{e}.w2.weight",
       .attention = "m.o_proj.weight"}};
   problem.dtype = base::DType::kBF16;

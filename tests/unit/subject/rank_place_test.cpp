@@ -8,7 +8,10 @@
 namespace moecheck::subject {
 namespace {
 
+using testing::Contains;
 using testing::HasSubstr;
+using testing::IsSupersetOf;
+using testing::Not;
 
 Environment of(std::map<std::string, std::string> variables) {
   return [variables = std::move(variables)](const std::string& name) -> std::optional<std::string> {
@@ -32,6 +35,11 @@ TEST(RankPlaceTest, IsWhatSrunSays) {
 
 TEST(RankPlaceTest, IsMpirunsWithinAnAllocationOfSlurm) {
   EXPECT_EQ(rank_place(of({{"SLURM_PROCID", "0"}, {"SLURM_NTASKS", "1"}, {"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"}})).value().rank, 1);
+}
+
+TEST(RankPlaceTest, IsKeptFromOtherLaunchersButNotFromSrunWhichReadsIt) {
+  EXPECT_THAT(rank_variables(), IsSupersetOf({"RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMI_SIZE"}));
+  EXPECT_THAT(rank_variables(), Not(Contains(HasSubstr("SLURM"))));
 }
 
 TEST(RankPlaceTest, TakesTheRankForTheLocalOneWhereThatIsNotSaid) {

@@ -28,12 +28,46 @@ TEST(Composed, HoldsForSiluAndItsSlopeAtEveryInputWithinTheBound) {
     for (const double bound : {0.0, 1e-6, 0.01, 0.3, 2.0})
       for (int step = -8; step <= 8; ++step) {
         const double moved = x + bound * step / 8;
-        EXPECT_LE(std::fabs(silu(moved) - silu(x)), silu_error({x, bound}) + 1e-15) << x << " +- " << bound;
-        EXPECT_LE(std::fabs(slope(moved) - slope(x)), silu_slope_error({x, bound}) + 1e-15) << x << " +- " << bound;
+        EXPECT_LE(std::fabs(silu(moved) - silu(x)), swish_error({x, bound}, {}) + 1e-15) << x << " +- " << bound;
+        EXPECT_LE(std::fabs(slope(moved) - slope(x)), swish_slope_error({x, bound}, {}) + 1e-15) << x << " +- " << bound;
       }
 }
 
-TEST(Composed, IsCloseToTheSlopeForASmallErrorOfSilu) { EXPECT_NEAR(silu_error({1.5, 1e-4}) / (slope(1.5) * 1e-4), 1, 1e-3); }
+TEST(Composed, IsCloseToTheSlopeForASmallErrorOfSilu) { EXPECT_NEAR(swish_error({1.5, 1e-4}, {}) / (slope(1.5) * 1e-4), 1, 1e-3); }
+
+TEST(Composed, HoldsForAClampedSwishAndItsSlopeAtEveryInputWithinTheBound) {
+  const model::Activation activation{1.702, 1.5, 1};
+  const auto swish = [](double x) { return silu(1.702 * std::min(x, 1.5)) / 1.702; };
+  const auto swish_slope = [](double x) { return x > 1.5 ? 0 : slope(1.702 * x); };
+  const auto clamp_slope = [](double x) { return std::fabs(x) > 1.5 ? 0.0 : 1.0; };
+  for (double x = -4; x <= 4; x += 0.13)
+    for (const double bound : {0.0, 1e-6, 0.01, 0.3, 2.0})
+      for (int step = -8; step <= 8; ++step) {
+        const double moved = x + bound * step / 8;
+        EXPECT_LE(std::fabs(swish(moved) - swish(x)), swish_error({x, bound}, activation) + 1e-15) << x << " +- " << bound;
+        EXPECT_LE(std::fabs(swish_slope(moved) - swish_slope(x)), swish_slope_error({x, bound}, activation) + 1e-15) << x << " +- " << bound;
+        EXPECT_LE(std::fabs(clamp_slope(moved) - clamp_slope(x)), clamp_slope_error({x, bound}, 1.5)) << x << " +- " << bound;
+      }
+  EXPECT_EQ(swish_error({3, 1}, activation), 0);
+  EXPECT_EQ(swish_slope_error({3, 1}, activation), 0);
+  EXPECT_EQ(clamp_slope_error({1, 0.4}, 1.5), 0);
+}
+
+TEST(Composed, HoldsForASigmoidItsSlopeAndItsShareAtEveryInputWithinTheBound) {
+  const auto sigmoid = [](double x) { return 1 / (1 + std::exp(-x)); };
+  const auto sigmoid_slope = [&](double x) { return sigmoid(x) * sigmoid(-x); };
+  for (double x = -12; x <= 12; x += 0.37)
+    for (const double bound : {0.0, 1e-6, 0.01, 0.3, 2.0})
+      for (int step = -8; step <= 8; ++step) {
+        const double moved = x + bound * step / 8;
+        EXPECT_LE(std::fabs(sigmoid(moved) - sigmoid(x)), sigmoid_error({x, bound}) + 1e-15) << x << " +- " << bound;
+        EXPECT_LE(std::fabs(sigmoid_slope(moved) - sigmoid_slope(x)), sigmoid_slope_error({x, bound}) + 1e-15) << x << " +- " << bound;
+        const Near a{sigmoid(x), sigmoid_error({x, bound})}, b{0.4, 0.1};
+        const double share_of_moved = sigmoid(moved) / (sigmoid(moved) + 0.4 - 0.1 * step / 8);
+        EXPECT_LE(std::fabs(share_of_moved - share(a, b).value), share(a, b).bound + 1e-15) << x << " +- " << bound;
+      }
+  EXPECT_NEAR(sigmoid_error({0.5, 1e-4}) / (sigmoid_slope(0.5) * 1e-4), 1, 1e-3);
+}
 
 TEST(Composed, HoldsForASoftmaxWhoseLogitsErrAgainstEachOther) {
   const double logits[3] = {0.4, -1.0, 2.0}, errs[3] = {0.05, -0.2, -0.1};

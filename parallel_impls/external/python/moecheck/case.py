@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,14 +26,41 @@ class CheckpointNames:
 
 
 @dataclass(frozen=True)
+class Activation:
+    """act = c * sigmoid(alpha * c) * (clamp(up, -limit, limit) + up_shift) with c = min(gate, limit)."""
+
+    alpha: float
+    limit: float
+    """math.inf for none."""
+    up_shift: float
+
+    @property
+    def is_silu(self) -> bool:
+        return self == SILU
+
+    @staticmethod
+    def from_open(activation: Mapping[str, Any]) -> Activation:
+        limit = activation["limit"]
+        return Activation(float(activation["alpha"]), math.inf if limit is None else float(limit), float(activation["up_shift"]))
+
+
+SILU = Activation(1.0, math.inf, 0.0)
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     family: str
     num_experts: int
     top_k: int
     d_model: int
     d_ff: int
-    softmax_before_topk: bool
+    softmax: str
+    """before_topk, after_topk, or sigmoid: scores are each logit's sigmoid, in fp32, and the top-k is taken of them."""
     renormalise: bool
+    """The K scores are divided by their sum."""
+    routed_scale: float
+    """The scores are multiplied with it at last."""
+    activation: Activation
     names: CheckpointNames
 
     @property
@@ -132,7 +160,8 @@ class Case:
         """Errors: KeyError, ValueError for a request of another protocol."""
         names = CheckpointNames(**model["checkpoint"])
         spec = ModelSpec(model["family"], model["experts"], model["top_k"], model["d_model"], model["d_ff"],
-                         model["softmax_before_topk"], model["renormalise"], names)
+                         model["softmax"], model["renormalise"], float(model["routed_scale"]),
+                         Activation.from_open(model["activation"]), names)
         training = Training(int(config["steps"]), int(config["microbatches"]), config["optimizer"], float(config["lr"]),
                             float(config["lr_decay"]), float(config["momentum"]), float(config["weight_decay"]),
                             float(config["clip_norm"]))

@@ -126,6 +126,8 @@ class Generator:
     def _code_E(self, token: int) -> np.ndarray:
         """The routing, written into a token's first columns. Normal values get a jitter, so that columns are not constant."""
         experts, is_exact = self._model.num_experts, self._case.values == "exact"
+        # A sigmoid has the slope 1/4 at 0, and none far out.
+        exact_code = 0.0 if self._model.softmax == "sigmoid" else 1.0
         wanted = wanted_experts(self._case, token)
         jitter_E = np.zeros(experts, np.float32)
         if not is_exact and self._case.routing != "ties":
@@ -135,7 +137,7 @@ class Generator:
         step = 0.125 if self._model.top_k <= 8 else 0.03125
         for j, e in enumerate(wanted.chosen):
             lead = _FAVOURITE_LEAD if j == 0 and self._case.routing == "one_expert" else 0.0
-            code_E[e] = 1.0 if is_exact else np.float32(_FIRST_CODE - step * j + lead) + jitter_E[e]
+            code_E[e] = exact_code if is_exact else np.float32(_FIRST_CODE - step * j + lead) + jitter_E[e]
         if wanted.tied >= 0:
             code_E[wanted.tied] = code_E[wanted.chosen[-1]]
         return code_E

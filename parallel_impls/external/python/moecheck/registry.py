@@ -54,6 +54,10 @@ class Subject:
         for knob, plain in _PLAIN.items():
             if knob not in self.heeds and case.knobs.get(knob, plain) != plain:
                 return f"{self.name} does not heed {knob}={case.knobs[knob]}"
+        if "activation" not in self.heeds and not case.model.activation.is_silu:
+            return f"{self.name} does not heed the activation of {case.model.family}: it computes silu"
+        if "routed_scale" not in self.heeds and case.model.routed_scale != 1:
+            return f"{self.name} does not heed routed_scale={case.model.routed_scale:g}"
         for dim in ("ep", "tp"):
             if "tokens_over" not in self.heeds and case.shards_tokens(dim):
                 return f"{self.name} does not support tokens that are sharded over {dim}"
@@ -67,8 +71,8 @@ def subject(name: str, mesh_dims: Sequence[str] = (), backends: Sequence[str] = 
             phases: Sequence[str] = _PHASES, heeds: Sequence[str] = (), summary: str = "") -> Callable[[Make], Make]:
     """Offers what make(case, ctx) returns, an object to be called with x_TD that returns y_TD, as an implementation.
 
-    heeds: knobs that it looks at, of recompute, loader, apply_scores, softmax, expert_tp and tokens_over (tokens sharded over ep or tp).
-    Cases in which another one of these is not as usual are refused.
+    heeds: what it looks at, of recompute, loader, apply_scores, softmax, routed_scale, activation (of the family, usually silu), expert_tp
+    and tokens_over (tokens sharded over ep or tp). Cases in which another one of these is not as usual are refused.
 
     make runs once a case on every rank and may raise Unsupported. The object may have
       load()                   the weights, if make did not load them

@@ -33,4 +33,4 @@ def _make(case: Case, ctx: Context) -> Any:
 
 for _name, (_dims, _summary) in _IMPLEMENTATIONS.items():
     subject(name=_name, mesh_dims=_dims, backends=("eager", "grouped_mm"), dtypes=("fp32", "bf16"),
-            heeds=("apply_scores", "expert_tp", "tokens_over"), summary=_summary)(_make)
+            heeds=("apply_scores", "softmax", "routed_scale", "expert_tp", "tokens_over"), summary=_summary)(_make)

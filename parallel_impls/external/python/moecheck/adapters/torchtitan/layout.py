@@ -13,6 +13,8 @@ from moecheck.case import Case, ModelSpec
 from moecheck.mesh import Cut
 
 GATE_UP, DOWN, ROUTER = "param/experts/gate_up_EGD", "param/experts/down_EDF", "param/router/w_ED"
+SCORE_FUNCTIONS = {"before_topk": "softmax", "sigmoid": "sigmoid"}
+"""As torchtitan calls them."""
 _ROUNDED_GEMM = "grouped_mm"
 _EP, _EXPERT_TP = "ExpertParallel", "ExpertTensorParallel"
 
@@ -65,8 +67,8 @@ def refusal(case: Case) -> str:
 
 
 def _refused_routing(case: Case) -> str:
-    if not case.model.softmax_before_topk:
-        return "torchtitan takes the softmax before the top-k"
+    if case.model.softmax not in SCORE_FUNCTIONS:
+        return "torchtitan takes a softmax, or a sigmoid in its place, before the top-k"
     return ""
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from moecheck.adapters.torchtitan import shims
-from moecheck.adapters.torchtitan.layout import Layout
+from moecheck.adapters.torchtitan.layout import SCORE_FUNCTIONS, Layout
 from moecheck.adapters.torchtitan.meshes import Meshes, meshes_of
 from moecheck.adapters.torchtitan.parameters import Parts
 from moecheck.case import Case
@@ -34,7 +34,8 @@ class Release:
     def make_moe(self, case: Case) -> Any:
         """On the CPU, in the case's dtype, with weights that nobody wrote. No shared experts, no bias of the load balancing."""
         model = case.model
-        args = self._moe.MoEArgs(num_experts=model.num_experts, num_shared_experts=0, score_func="softmax", route_norm=model.renormalise,
+        args = self._moe.MoEArgs(num_experts=model.num_experts, num_shared_experts=0, score_func=SCORE_FUNCTIONS[model.softmax],
+                                 route_norm=model.renormalise, route_scale=model.routed_scale,
                                  score_before_experts=case.apply_scores == "before_experts", top_k=model.top_k,
                                  use_grouped_mm=case.experts_backend == "grouped_mm", load_balance_coeff=None)
         moe = self._moe.MoE(args, dim=model.d_model, hidden_dim=model.d_ff).to(case.torch_dtype)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from moecheck.adapters.torchtitan import shims
-from moecheck.adapters.torchtitan.layout import Layout
+from moecheck.adapters.torchtitan.layout import SCORE_FUNCTIONS, Layout
 from moecheck.adapters.torchtitan.parameters import Parts
 from moecheck.case import Case, Unsupported
 
@@ -51,8 +51,9 @@ class Release:
         experts = kinds.GroupedExperts.Config(dim=model.d_model, hidden_dim=model.d_ff, num_experts=num_experts)
         config = kinds.MoE.Config(
             num_experts=num_experts, load_balance_coeff=None,
-            router=kinds.TokenChoiceTopKRouter.Config(num_experts=num_experts, gate=gate, top_k=model.top_k, score_func="softmax",
-                                                      route_norm=model.renormalise),
+            router=kinds.TokenChoiceTopKRouter.Config(num_experts=num_experts, gate=gate, top_k=model.top_k,
+                                                      score_func=SCORE_FUNCTIONS[model.softmax], route_norm=model.renormalise,
+                                                      route_scale=model.routed_scale),
             routed_experts=kinds.RoutedExperts.Config(
                 inner_experts=experts, token_dispatcher=dispatch.Config(num_experts=num_experts, top_k=model.top_k)))
         columns, rows = self._spmd.S(1), self._spmd.S(2)

@@ -24,6 +24,8 @@ from moecheck.registry import subject
 
 _BACKENDS = ("eager", "batched_mm", "grouped_mm")
 _DTYPES = ("fp32", "bf16")
+# Each family has its own; a case that asks for another's is refused (families.py).
+_OF_FAMILIES = ("softmax", "routed_scale", "activation")
 
 
 def _import_framework() -> None:
@@ -42,7 +44,7 @@ def _make(case: Case, ctx: Context) -> Any:
 
 
 def _offer(name: str, mesh_dims: list[str], heeds: list[str], summary: str) -> None:
-    subject(name, mesh_dims=mesh_dims, backends=_BACKENDS, dtypes=_DTYPES, heeds=heeds, summary=summary)(_make)
+    subject(name, mesh_dims=mesh_dims, backends=_BACKENDS, dtypes=_DTYPES, heeds=[*_OF_FAMILIES, *heeds], summary=summary)(_make)
 
 
 _offer("transformers", [], [], "the layer without parallelism")

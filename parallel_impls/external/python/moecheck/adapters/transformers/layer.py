@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from moecheck.adapters.transformers.families import ep_plan_for, family_of, make_config
+from moecheck.adapters.transformers.families import Family, ep_plan_for, family_of, make_config, set_activation
 from moecheck.adapters.transformers.folder import write_folder
-from moecheck.adapters.transformers.layouts import Layout, is_plan_from_configuration, layout_of, loading_arguments
-from moecheck.adapters.transformers.placement import ATTENTION, DOWN, GATE_UP, ROUTER, planned_cuts, show_parameter
+from moecheck.adapters.transformers.layouts import Layout, by_plans_of, is_plan_from_configuration, layout_of, loading_arguments
+from moecheck.adapters.transformers.packing import DOWN, GATE_UP
+from moecheck.adapters.transformers.placement import ATTENTION, ROUTER, planned_cuts, show_parameter
 from moecheck.adapters.transformers.release import DISPATCH, Release, installed_release
 from moecheck.adapters.transformers.saved import save_by_release
 from moecheck.adapters.transformers.shims import on_the_cpu
@@ -22,22 +23,26 @@ class TransformersLayer:
 
     def __init__(self, case: Case, ctx: Context) -> None:
         self.case, self.ctx = case, ctx
+        self.family: Family = family_of(case)
         self.release: Release = installed_release()
-        self.layout: Layout = layout_of(case, self.release)
+        self.layout: Layout = by_plans_of(case, layout_of(case, self.release), self.release)
         self.model: Any = None
         self.block: Any = None
-        family_of(case)
 
     def load(self) -> None:
-        family = family_of(self.case)
-        for watched in (family.router_class(), family.experts_class()):
+        for watched in (self.family.router_class(), self.family.experts_class()):
             make_watchable(watched)
         self.model = self._loaded().train(self.case.has_phase("backward"))
         self.block = self.model.model.layers[0].mlp
-        watch(self.block.gate, self._saw_router)
+        set_activation(self.case, self.block.experts)
+        self._watch_routing()
         watch(self.block.experts, self._saw_experts)
         self.ctx.experts_backend = self.block.experts.config._experts_implementation
         self._show_parameters()
+
+    @property
+    def _router(self) -> Any:
+        return getattr(self.block, self.family.router)
 
     def __call__(self, x_TD: Any) -> Any:
         y = self._block_in_its_layer(x_TD[None])
@@ -76,8 +81,12 @@ class TransformersLayer:
     def _show_parameters(self) -> None:
         layer = self.model.model.layers[0]
         planned = planned_cuts(self.ctx, self.layout, self._plan()) if self.layout.is_parallel else {}
-        for tap, parameter in ((ATTENTION, layer.self_attn.o_proj.weight), (ROUTER, self.block.gate.weight),
-                               (GATE_UP, self.block.experts.gate_up_proj), (DOWN, self.block.experts.down_proj)):
+        shown = {ATTENTION: layer.self_attn.o_proj.weight, ROUTER: self._router.weight,
+                 GATE_UP: self.block.experts.gate_up_proj, DOWN: self.block.experts.down_proj}
+        if self.layout.shards_dense_over_tp and not self.family.is_attention_cut:
+            # Whole by design, where the mesh of the case has it cut: nothing of the layer depends on it, and it is left unobserved.
+            del shown[ATTENTION]
+        for tap, parameter in shown.items():
             show_parameter(self.ctx, self.layout, tap, parameter, planned.get(tap, []))
 
     def _plan(self) -> dict[str, str]:
@@ -101,14 +110,21 @@ class TransformersLayer:
         finally:
             del layer.__dict__["forward"]
 
-    # What the modules show; scores in another dtype than the case's (fp32 beside bf16) are not what the taps declare, and are left out.
+    # What the modules show; logits and scores in another dtype than the case's (fp32 beside bf16) are not what the taps declare, and are
+    # left out.
 
-    def _saw_router(self, _: tuple[Any, ...], output: Any, logits_TE: Any) -> None:
-        _, scores_TK, ids_TK = output[:3]
-        if logits_TE is not None:
-            self.ctx.tap("router/logits_TE", logits_TE)
-        if scores_TK.dtype == self.case.torch_dtype:
-            self.ctx.tap("router/scores_TK", scores_TK)
+    def _watch_routing(self) -> None:
+        block_class = self.family.routing_block_class()
+        if block_class is None:
+            watch(self._router, lambda _, output, logits_TE: self._saw_routing(logits_TE, *output[1:3]))
+        else:
+            make_watchable(block_class, "route_tokens_to_experts")
+            watch(self.block, lambda inputs, output, _: self._saw_routing(inputs[0], output[1], output[0]))
+
+    def _saw_routing(self, logits_TE: Any, scores_TK: Any, ids_TK: Any) -> None:
+        for tap, tensor in (("router/logits_TE", logits_TE), ("router/scores_TK", scores_TK)):
+            if tensor is not None and tensor.dtype == self.case.torch_dtype:
+                self.ctx.tap(tap, tensor)
         self.ctx.tap("router/ids_TK", ids_TK)
 
     def _saw_experts(self, inputs: tuple[Any, ...], output: Any, _: Any) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from moecheck.adapters.transformers.families import family_of
+from moecheck.adapters.transformers.families import family_of, spreads_experts
 from moecheck.adapters.transformers.release import DISPATCH, DTENSOR, HOOKS, Release
 from moecheck.case import Case, Unsupported
 
@@ -18,6 +18,10 @@ class Layout:
     ep_size: int = 1
     fsdp_size: int = 1
     shards_dense_over_tp: bool = False
+    is_ep_in_tp_plan: bool = False
+    """The family's tp plan spreads whole experts, and is all that is asked for."""
+    has_tp_plan: bool = True
+    """The family has one; without it there is nothing of its layers to take out where only experts are to be spread."""
     dims: dict[str, str] = field(default_factory=dict)
     """Dimensions of the release's meshes (fsdp, tp, efsdp, ep) as dimensions of the case's."""
 
@@ -33,19 +37,17 @@ class Layout:
 
 def layout_of(case: Case, release: Release) -> Layout:
     """Errors: Unsupported with the reason."""
-    make = {NONE: lambda: Layout(), TP: lambda: _tp(case, release), EP: lambda: _ep(case), EP_TP: lambda: _ep_tp(case, release),
+    make = {NONE: lambda: Layout(), TP: lambda: _tp(case), EP: lambda: _ep(case), EP_TP: lambda: _ep_tp(case, release),
             FSDP: lambda: _fsdp(case, release), EP_FSDP: lambda: _ep_fsdp(case, release)}
     if case.mesh.size("dp") > 1:
         raise Unsupported("data parallelism outside of the layer is the trainer's, not the release's")
     return make[case.impl]()
 
 
-def _tp(case: Case, release: Release) -> Layout:
+def _tp(case: Case) -> Layout:
     if case.expert_tp == "one":
         raise Unsupported("whole experts over tp ranks are expert parallelism beside tensor parallelism: transformers_ep_tp")
     _refuse_sharded_tokens(case, "tp")
-    if not family_of(case).config_class().base_model_tp_plan:
-        raise Unsupported(f"transformers {release.version} has no tp plan for {case.model.family}")
     return Layout(tp_size=case.mesh.size("tp"), shards_dense_over_tp=True, dims={"tp": "tp"})
 
 
@@ -96,15 +98,29 @@ def _refuse_sharded_tokens(case: Case, dim: str) -> None:
         raise Unsupported(f"the release replicates tokens over {dim}")
 
 
+def by_plans_of(case: Case, layout: Layout, release: Release) -> Layout:
+    """As the release's plans for the family have it. Imports the family. Errors: Unsupported with the reason."""
+    family, name = family_of(case), f"transformers {release.version}"
+    tp_plan = family.config_class().base_model_tp_plan
+    if layout.shards_dense_over_tp and not tp_plan:
+        raise Unsupported(f"{name} has no tp plan for {case.model.family}")
+    if case.impl == TP and spreads_experts(tp_plan):
+        raise Unsupported(f"the tp plan of {name} for {case.model.family} spreads whole experts: transformers_ep_tp")
+    if layout.ep_size > 1 and family.routing_block_class() is not None:
+        raise Unsupported(f"{name} has no expert-parallel plan for {case.model.family}, and no style for one: a router has to return "
+                          "logits, scores and ids, where its block makes scores of its gate's logits")
+    return replace(layout, is_ep_in_tp_plan=layout.shards_dense_over_tp and spreads_experts(tp_plan), has_tp_plan=bool(tp_plan))
+
+
 def loading_arguments(layout: Layout, release: Release) -> dict[str, object]:
     """Of from_pretrained. Requires: a parallel layout."""
     from transformers.distributed import DistributedConfig
 
-    is_ep = layout.ep_size > 1
+    is_ep = layout.ep_size > 1 and not layout.is_ep_in_tp_plan
     if release.takes_tp_plan:
         return {"tp_plan": "auto", "distributed_config": DistributedConfig(enable_expert_parallel=True) if is_ep else None}
     if release.generation == DISPATCH:
-        plan: dict[str, str] | None = {} if is_ep and not layout.shards_dense_over_tp else None
+        plan: dict[str, str] | None = {} if is_ep and layout.has_tp_plan and not layout.shards_dense_over_tp else None
         return {"distributed_config": DistributedConfig(tp_size=layout.tp_size, fsdp_size=layout.fsdp_size, ep_size=layout.ep_size,
                                                         tp_plan=plan if layout.tp_size > 1 else None)}
     return {"distributed_config": DistributedConfig(tp_size=layout.tp_size, fsdp_size=layout.fsdp_size, enable_expert_parallel=is_ep)}
@@ -112,4 +128,4 @@ def loading_arguments(layout: Layout, release: Release) -> dict[str, object]:
 
 def is_plan_from_configuration(layout: Layout, release: Release) -> bool:
     """Whether the experts' plan alone rules all modules, so that dense entries have to stand in it."""
-    return layout.ep_size > 1 and release.generation in (HOOKS, DTENSOR)
+    return layout.ep_size > 1 and not layout.is_ep_in_tp_plan and release.generation in (HOOKS, DTENSOR)

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from moecheck.adapters.transformers.families import family_of
 from moecheck.adapters.transformers.layouts import Layout
+from moecheck.adapters.transformers.packing import DOWN, GATE_UP
 from moecheck.context import Context, Of
 from moecheck.mesh import Cut, held_indices
 from moecheck.taps import is_dtensor
 
-ATTENTION, ROUTER, GATE_UP, DOWN = ("param/attention/w_DD", "param/router/w_ED", "param/experts/gate_up_EGD", "param/experts/down_EDF")
+ATTENTION, ROUTER = "param/attention/w_DD", "param/router/w_ED"
 
 # What a style of the plan leaves of a parameter of so many dimensions: packed_colwise takes a piece of gate and one of up.
 _STYLES: dict[str, Callable[[int], str]] = {
     "grouped_gemm": lambda _: "Shard(0)", "packed_colwise": lambda n: f"StridedShard({n - 2},2)", "colwise": lambda n: f"Shard({n - 2})",
     "rowwise": lambda n: f"Shard({n - 1})", "rowwise_split_input": lambda n: f"Shard({n - 1})",
     "rowwise_rep": lambda n: f"Shard({n - 1})", "packed_rowwise": lambda n: f"StridedShard({n - 1},2)"}
-_OF_THE_LAYER = {"layers.*.self_attn.o_proj": ATTENTION, "layers.*.mlp.gate": ROUTER, "layers.*.mlp.experts.gate_up_proj": GATE_UP,
-                 "layers.*.mlp.experts.down_proj": DOWN}
+_OF_THE_LAYER = {"layers.*.self_attn.o_proj": ATTENTION, "layers.*.mlp.gate": ROUTER, "layers.*.mlp.router": ROUTER,
+                 "layers.*.mlp.experts.gate_up_proj": GATE_UP, "layers.*.mlp.experts.down_proj": DOWN}
 
 
 def cuts_by_style(style: str, num_dims: int, dims: str) -> list[Cut]:
@@ -29,16 +31,21 @@ def cuts_by_style(style: str, num_dims: int, dims: str) -> list[Cut]:
 def show_parameter(ctx: Context, layout: Layout, tap: str, parameter: Any, planned: Sequence[Cut]) -> None:
     """planned: how the plan says that a plain tensor was cut; believed where the tensor is smaller than the whole. A DTensor says itself.
     Ranks: every rank of the mesh, also later, whenever it is shown, if the mesh has fsdp."""
+    packing = family_of(ctx.case).packing
+
+    def read(of: Of) -> Any:
+        return packing.canonical(tap, of(parameter))
+
     if not is_dtensor(parameter):
-        is_cut = list(parameter.shape) != ctx.case.param_shape(tap)
-        ctx.parameter_of(tap, [parameter], lambda of: of(parameter), planned if is_cut else [])
+        is_cut = list(packing.canonical(tap, parameter).shape) != ctx.case.param_shape(tap)
+        ctx.parameter_of(tap, [parameter], read, planned if is_cut else [])
         return
-    said, wanted = _said(parameter, layout), _declared(ctx, tap)
+    said, wanted = packing.canonical_cuts(tap, _said(parameter, layout)), _declared(ctx, tap)
     if layout.fsdp_size == 1 or sorted(said) == sorted(wanted) or not _differs_in_fsdp_only(said, wanted, layout):
-        ctx.parameter_of(tap, [parameter], lambda of: of(parameter), said)
+        ctx.parameter_of(tap, [parameter], read, said)
     else:
         # The driver has fsdp cut the experts' dim 1, releases cut dim 0: gathered by the DTensor's own placements, cut as declared.
-        ctx.parameter_of(tap, [parameter], lambda of: _recut(ctx, parameter, of, wanted), wanted)
+        ctx.parameter_of(tap, [parameter], lambda of: _recut(ctx, packing.canonical(tap, _gathered(parameter, of)), wanted), wanted)
 
 
 def _said(parameter: Any, layout: Layout) -> list[Cut]:
@@ -75,13 +82,16 @@ def _differs_in_fsdp_only(said: Sequence[Cut], wanted: Sequence[Cut], layout: La
     return {cut for cut in said if cut[0] not in of_fsdp} == {cut for cut in wanted if cut[0] not in of_fsdp}
 
 
-def _recut(ctx: Context, parameter: Any, of: Of, cuts: Sequence[Cut]) -> Any:
-    import torch
+def _gathered(parameter: Any, of: Of) -> Any:
     from torch.distributed.tensor import DTensor
 
-    local = of(parameter)
-    whole = DTensor.from_local(local, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape,
-                               stride=parameter.stride()).full_tensor()
+    return DTensor.from_local(of(parameter), parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape,
+                              stride=parameter.stride()).full_tensor()
+
+
+def _recut(ctx: Context, whole: Any, cuts: Sequence[Cut]) -> Any:
+    import torch
+
     for dim, size in enumerate(whole.shape):
         held = held_indices(cuts, size, dim, ctx.case.mesh, ctx.rank)
         if len(held) < size:
@@ -97,6 +107,7 @@ def planned_cuts(ctx: Context, layout: Layout, plan: dict[str, str]) -> dict[str
         if tap is None:
             continue
         dims = layout.dims.get("ep" if style == "grouped_gemm" else "tp", "tp")
-        cuts[tap] = cuts_by_style(style, len(ctx.case.param_shape(tap)), dims)
+        kept_as = cuts_by_style(style, len(ctx.case.param_shape(tap)), dims)
+        cuts[tap] = family_of(ctx.case).packing.canonical_cuts(tap, kept_as)
         ctx.plan(pattern, style, cuts[tap], [tap])
     return cuts

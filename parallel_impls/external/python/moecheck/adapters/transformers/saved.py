@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from moecheck.adapters.transformers.families import family_of
+from moecheck.adapters.transformers.packing import DOWN, GATE_UP
 from moecheck.checkpoint_state import StateTensor
 from moecheck.context import Context
-from moecheck.dtypes import HostTensor, to_torch
+from moecheck.dtypes import HostTensor, to_host, to_torch
 from moecheck.safetensors_file import FileFailure
 from moecheck.taps import PARAMETERS
 from moecheck.weights import Checkpoint
@@ -30,11 +32,17 @@ def save_by_release(ctx: Context, model: Any, folder: Path) -> None:
 
 def read_back(ctx: Context, folder: Path) -> list[StateTensor]:
     """The layer's tensors, whole, as the files have them."""
-    saved = _Saved(ctx.case, ctx.rank, folder)
-    try:
-        return [StateTensor(tap, to_torch(saved.host(tap)), (), tuple(ctx.case.param_shape(tap))) for tap in PARAMETERS]
-    except (FileFailure, ValueError) as error:
-        raise RuntimeError(f"what save_pretrained wrote: {error}") from error
+    saved, state = _Saved(ctx.case, ctx.rank, folder), []
+    for tap in PARAMETERS:
+        shape = tuple(ctx.case.param_shape(tap))
+        try:
+            tensor = to_torch(saved.host(tap))
+        except (FileFailure, ValueError) as error:
+            raise RuntimeError(f"what save_pretrained wrote: {error}") from error
+        if tuple(tensor.shape) != shape:
+            raise RuntimeError(f"what save_pretrained wrote makes {list(tensor.shape)} of {tap}, which is {list(shape)}")
+        state.append(StateTensor(tap, tensor, (), shape))
+    return state
 
 
 class _Saved(Checkpoint):
@@ -44,8 +52,8 @@ class _Saved(Checkpoint):
         return super().tensor(name if name in self.tensors else name.replace(".block_sparse_moe.", ".mlp."))
 
     def host(self, tap: str, experts: Any = None) -> HostTensor:
-        packed = {"param/experts/gate_up_EGD": "gate_up_proj", "param/experts/down_EDF": "down_proj"}.get(tap)
+        packed = {GATE_UP: "gate_up_proj", DOWN: "down_proj"}.get(tap)
         found = [name for name in self.tensors if packed is not None and name.endswith(f".experts.{packed}")]
         if found and experts is None:
-            return self.tensors[found[0]]
+            return to_host(family_of(self.case).packing.canonical(tap, to_torch(self.tensors[found[0]])))
         return super().host(tap, experts)

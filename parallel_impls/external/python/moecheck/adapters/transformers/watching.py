@@ -1,6 +1,6 @@
 """Sees what a release's router and experts modules are given and return, inside of all that its parallel styles put around them.
 
-Styles replace or hook `forward` of an instance, or wrap it; the class's own forward is what they all call in the end. So it is the class
+Styles replace or hook `forward` of an instance, or wrap it; the class's own method is what they all call in the end. So it is the class
 that is watched, before any instance is distributed. Nothing that passes is changed.
 """
 
@@ -18,19 +18,19 @@ _watchers: weakref.WeakKeyDictionary[Any, Seen] = weakref.WeakKeyDictionary()
 
 
 def watch(module: Any, seen: Seen) -> None:
-    """seen(inputs, output, logits): each time the class's forward has run on this instance. logits: of a router, what its first product
+    """seen(inputs, output, logits): each time the class's watchable method has run on this instance. logits: of a router, what its first product
     with the weight gave; else None."""
     _watchers[module] = seen
 
 
-def make_watchable(module_class: Any) -> None:
+def make_watchable(module_class: Any, method: str = "forward") -> None:
     """Once a class; later calls do nothing."""
-    if getattr(module_class.forward, "is_watched_by_moecheck", False):
+    original = getattr(module_class, method)
+    if getattr(original, "is_watched_by_moecheck", False):
         return
-    original = module_class.forward
 
     @functools.wraps(original)
-    def forward(self: Any, *args: Any, **named: Any) -> Any:
+    def watched(self: Any, *args: Any, **named: Any) -> Any:
         seen = _watchers.get(self)
         if seen is None:
             return original(self, *args, **named)
@@ -39,8 +39,8 @@ def make_watchable(module_class: Any) -> None:
         seen((*args, *named.values()), output, product.result)
         return output
 
-    forward.is_watched_by_moecheck = True  # type: ignore[attr-defined]
-    module_class.forward = forward
+    watched.is_watched_by_moecheck = True  # type: ignore[attr-defined]
+    setattr(module_class, method, watched)
 
 
 class _FirstProduct:
