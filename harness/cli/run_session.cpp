@@ -71,6 +71,8 @@ std::vector<std::string> words_of(const std::string& text) {
   return {std::istream_iterator<std::string>(in), {}};
 }
 
+std::chrono::milliseconds milliseconds_of(double seconds) { return std::chrono::milliseconds(static_cast<long>(seconds * 1000)); }
+
 // The trigger of the fault, when no case was named.
 base::Status use_trigger(RunArguments& arguments, const subject::Capabilities& capabilities) {
   if (arguments.fault.empty()) return base::Ok{};
@@ -91,7 +93,7 @@ driver::RunOptions options_of(const RunArguments& arguments, std::vector<driver:
   options.scratch = prepared.scratch.path();
   options.run_dir = arguments.out.empty() ? default_run_dir() : fs::path(arguments.out);
   if (!arguments.checkpoint.empty()) options.checkpoint = fs::absolute(arguments.checkpoint);
-  options.timeout = std::chrono::milliseconds(static_cast<long>(arguments.timeout_s * 1000));
+  options.timeout = milliseconds_of(arguments.timeout_s);
   options.num_workers = arguments.num_workers;
   options.num_repeats = arguments.num_repeats;
   options.stops_at_first_failure = arguments.stops_at_first_failure;
@@ -102,6 +104,7 @@ driver::RunOptions options_of(const RunArguments& arguments, std::vector<driver:
   if (!arguments.subject.empty()) options.repro_suffix = fmt::format(" --subject '{}'", arguments.subject);
   if (!arguments.launch.empty()) options.repro_suffix += fmt::format(" --launch '{}'", arguments.launch);
   if (!arguments.listen.empty()) options.repro_suffix += fmt::format(" --listen '{}'", arguments.listen);
+  if (arguments.start_timeout_s != RunArguments{}.start_timeout_s) options.repro_suffix += fmt::format(" --start-timeout {}", arguments.start_timeout_s);
   if (!arguments.checkpoint.empty()) options.repro_suffix += fmt::format(" --checkpoint '{}'", arguments.checkpoint);
   options.command = arguments.command_line;
   return options;
@@ -135,6 +138,7 @@ void add_run_options(CLI::App& app, RunArguments& a) {
   app.add_flag("--lf", a.selection.is_last_failed, "only cases that failed in the last run");
   app.add_option("--repeat", a.num_repeats, "run each case N times; verdicts that disagree make it flaky")->check(CLI::Range(1, 10000));
   app.add_option("--timeout", a.timeout_s, "seconds for one case")->check(CLI::Range(0.1, 86400.0));
+  app.add_option("--start-timeout", a.start_timeout_s, "seconds for a subject to start: to import its framework")->check(CLI::Range(0.1, 86400.0));
   app.add_option("--out", a.out, "run folder; default: a new one in .moecheck/runs");
   app.add_option("--report", a.reports, "report formats")->delimiter(',');
   app.add_option("--until", a.until, "stop after this stage; moecheck check goes on")->check(CLI::IsMember({"trace", "record"}));
@@ -149,15 +153,17 @@ std::vector<std::string> subject_command(const std::string& subject) {
   return {"/bin/sh", "-c", "exec " + subject + " \"$@\"", "sh"};
 }
 
-base::Result<Prepared> prepare(const std::string& subject) {
+base::Result<Prepared> prepare(const std::string& subject, double start_timeout_s) {
   auto scratch = launch::ScratchDir::make();
   if (!scratch) return scratch.error();
   std::vector<std::string> command = subject_command(subject);
-  auto launcher = launch::make_process_launcher({command, scratch->path(), false});
+  auto launcher = launch::make_process_launcher({command, scratch->path(), false, milliseconds_of(start_timeout_s)});
   auto capabilities = launcher->describe();
   if (!capabilities && capabilities.error().code == ErrorCode::kInterrupted) return capabilities.error();
   if (!capabilities)
-    return Error{capabilities.error().code, capabilities.error().message + "; `moecheck doctor` looks for the cause", capabilities.error().where};
+    return Error{capabilities.error().code,
+                 capabilities.error().message + "; --start-timeout gives it longer, `moecheck doctor` looks for other causes",
+                 capabilities.error().where};
   return Prepared{*std::move(scratch), std::move(command), *std::move(capabilities)};
 }
 
@@ -170,8 +176,8 @@ base::Result<record::RunRecord> run_with_progress(const RunArguments& arguments,
     launch::LauncherOptions launcher{prepared.command, folder, prepared.has_fresh_ranks(arguments)};
     launcher.prefix = words_of(arguments.launch);
     launcher.listen = arguments.listen;
-    launcher.forks_ranks = prepared.capabilities.has_fork_server;
-    launcher.is_at_once = prepared.capabilities.is_one_shot;
+    launcher.start_limit = milliseconds_of(arguments.start_timeout_s);
+    launcher.take(prepared.capabilities);
     return launch::make_process_launcher(std::move(launcher));
   };
   remove_reports(options.run_dir);
@@ -213,7 +219,7 @@ ExitCode run_command(RunArguments arguments) {
     if (auto selected = select(); !selected) return fail(selected.error());
   if (selection && selection->cases.empty())
     return static_cast<ExitCode>(report_error("nothing selected; name a scenario, a suite (scenarios/suites/smoke.yaml) or a case id", record::kExitNothing));
-  auto prepared = prepare(arguments.subject);
+  auto prepared = prepare(arguments.subject, arguments.start_timeout_s);
   if (!prepared) return fail(prepared.error());
   if (needs_subject_first) {
     if (auto used = use_trigger(arguments, prepared->capabilities); !used) return fail(used.error());

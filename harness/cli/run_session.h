@@ -24,6 +24,7 @@ struct RunArguments {
   std::string checkpoint;
   std::string seed;
   double timeout_s = 60;
+  double start_timeout_s = 60;
   int num_workers = 1;
   int num_repeats = 1;
   bool stops_at_first_failure = false;
@@ -45,7 +46,7 @@ struct Prepared {
   // Of a subject that forks its ranks in no time each case has new ones, unless they are asked to stay.
   bool has_fresh_ranks(const RunArguments& arguments) const { return arguments.is_fresh_ranks || (capabilities.has_fork_server && !arguments.is_warm_ranks); }
 };
-base::Result<Prepared> prepare(const std::string& subject);
+base::Result<Prepared> prepare(const std::string& subject, double start_timeout_s = RunArguments{}.start_timeout_s);
 
 // Of what --subject takes, words for a shell; empty: moecheck-rank beside this program.
 std::vector<std::string> subject_command(const std::string& subject);

@@ -46,8 +46,7 @@ base::Result<std::vector<CaseRecord>> Trial::run(const std::vector<driver::Ident
   run.make_launcher = [&] {
     launch::LauncherOptions launcher{changes.command.empty() ? options_.command : changes.command, run.scratch / "l",
                                      capabilities().has_fork_server, options_.limit};
-    launcher.forks_ranks = capabilities().has_fork_server;
-    launcher.is_at_once = capabilities().is_one_shot;
+    launcher.take(capabilities());
     launcher.on_sent = changes.on_sent;
     return launch::make_process_launcher(std::move(launcher));
   };

@@ -176,8 +176,10 @@ void ChildProcess::kill_group() {
   if (pid_ > 0 && !exit_) ::kill(-pid_, SIGKILL);
 }
 
-void ChildProcess::terminate() {
-  if (pid_ > 0 && !exit_) ::kill(pid_, SIGTERM);
+void ChildProcess::terminate(std::chrono::milliseconds grace) {
+  if (pid_ < 0 || exit_) return;
+  ::kill(pid_, SIGTERM);
+  wait_for(grace);
 }
 
 std::optional<ChildExit> ChildProcess::exited() {

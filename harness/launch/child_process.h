@@ -44,7 +44,7 @@ class ChildProcess {
   std::optional<ChildExit> exited();
   std::optional<ChildExit> wait_for(std::chrono::milliseconds limit);
   void kill_group();
-  void terminate();   // SIGTERM, to the process alone
+  void terminate(std::chrono::milliseconds grace);   // SIGTERM, to the process alone, and time to put things away; may still run then
 
  private:
   ChildProcess(int pid, int pidfd) : pid_(pid), pidfd_(pidfd) {}

@@ -54,7 +54,7 @@ base::Result<std::unique_ptr<ForkServer>> ForkServer::start(const Options& optio
       return server->error("ended at start with " + exit->text());
     }
     if (num_interrupts() >= 2) return Error{ErrorCode::kInterrupted, "interrupted", ""};
-    if (Clock::now() >= deadline) return server->error(fmt::format("did not say hello within {} ms", options.start_limit.count()));
+    if (Clock::now() >= deadline) return server->error(fmt::format("did not say hello within {} ms; --start-timeout gives it longer", options.start_limit.count()));
   }
   const auto hello = server->next_message("say hello");
   if (!hello) return hello.error();

@@ -344,6 +344,11 @@ class ProcessLauncher final : public Launcher {
 
 }  // namespace
 
+void LauncherOptions::take(const subject::Capabilities& capabilities) {
+  forks_ranks = capabilities.has_fork_server;
+  is_at_once = capabilities.is_one_shot;
+}
+
 std::unique_ptr<Launcher> make_process_launcher(LauncherOptions options) { return std::make_unique<ProcessLauncher>(std::move(options)); }
 
 }  // namespace moecheck::launch

@@ -65,6 +65,9 @@ struct LauncherOptions {
   bool forks_ranks = false;               // the subject has a server that does; not under a launcher
   bool is_at_once = false;                // the subject takes a case whole
   SentObserver on_sent = {};
+
+  // How the ranks are run that its --moecheck-describe promised.
+  void take(const subject::Capabilities& capabilities);
 };
 
 // Persistent pools, one a world size. A pool in which a rank failed, hung, or ran a fault is replaced.

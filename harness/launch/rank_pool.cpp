@@ -22,7 +22,7 @@ using Clock = std::chrono::steady_clock;
 
 // Ranks that wait for a failed one learn of it within this time, or never.
 constexpr std::chrono::milliseconds kGrace{1500};
-// What a launcher is given to notice that its ranks are gone, and then to end.
+// What a launcher is given to notice that its ranks are gone.
 constexpr std::chrono::milliseconds kLauncherGrace{3000};
 constexpr std::size_t kShown = 200;   // bytes of a bad line in a message
 
@@ -105,8 +105,7 @@ class ProcessPool final : public RankPool {
       if (::poll(&fd, 1, milliseconds_until(deadline)) <= 0) kill_foreign(rank);
     }
     if (launcher_->wait_for(kLauncherGrace)) return;
-    launcher_->terminate();
-    launcher_->wait_for(kLauncherGrace);   // its end is in its destructor
+    launcher_->terminate(kAskedGrace);   // its end is in its destructor
   }
 
   static void kill_foreign(const Rank& rank) { ::syscall(SYS_pidfd_send_signal, rank.started.foreign.fd, SIGKILL, nullptr, 0); }

@@ -123,7 +123,7 @@ class OwnRanks {
       if (num_interrupts() >= 2) return Error{ErrorCode::kInterrupted, "interrupted", ""};
       if (Clock::now() >= deadline)
         return start_error(options_, static_cast<std::size_t>(silent - is_greeted_.begin()),
-                           fmt::format("did not say hello within {} ms", options_.start_limit.count()));
+                           fmt::format("did not say hello within {} ms; --start-timeout gives it longer", options_.start_limit.count()));
     }
   }
 
@@ -167,7 +167,7 @@ ChildCommand launch_command(const StartOptions& options) {
       word.replace(at, std::string_view("{ranks}").size(), std::to_string(options.world_size));
   command.arguments.insert(command.arguments.end(), options.command.begin(), options.command.end());
   // Those of a launcher that started the driver name other ranks.
-  command.removed = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"};
+  command.removed = subject::rank_variables();
   return command;
 }
 
@@ -177,6 +177,15 @@ class LaunchedRanks {
   explicit LaunchedRanks(const StartOptions& options) : options_(options) {}
 
   base::Status launch() {
+    auto greeted = start_and_greet();
+    if (!greeted && started_.launcher) started_.launcher->terminate(kAskedGrace);
+    return greeted;
+  }
+
+  StartedRanks take() { return std::move(started_); }
+
+ private:
+  base::Status start_and_greet() {
     ChildCommand command = launch_command(options_);
     if (auto listens = listen(command.environment); !listens) return listens;
     auto process = ChildProcess::start(command);
@@ -190,14 +199,11 @@ class LaunchedRanks {
       if (const auto exit = started_.launcher->exited()) return error(fmt::format("ended with {} before all ranks said hello", exit->text()));
       if (num_interrupts() >= 2) return Error{ErrorCode::kInterrupted, "interrupted", ""};
       if (!refusal_.empty()) return error(refusal_);
-      if (Clock::now() >= deadline) return error(fmt::format("{}; {} ms were given", missing_text(), options_.start_limit.count()));
+      if (Clock::now() >= deadline) return error(fmt::format("{}; {} ms were given, --start-timeout gives more", missing_text(), options_.start_limit.count()));
     }
     return base::Ok{};
   }
 
-  StartedRanks take() { return std::move(started_); }
-
- private:
   base::Status listen(std::map<std::string, std::string>& environment) {
     if (options_.listen.empty()) {
       const auto path = options_.folder / "ranks";

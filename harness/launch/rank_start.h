@@ -23,6 +23,10 @@ namespace moecheck::launch {
 
 class ForkServer;
 
+// What a launcher is given to end when it is asked to: srun that is killed outright leaves its job behind, without a process and for as long
+// as the queue lets it.
+inline constexpr std::chrono::milliseconds kAskedGrace{10'000};
+
 // Told when a request went out to all ranks, and the processes of those that this program started.
 using SentObserver = std::function<void(const base::Json& request, const std::vector<int>& processes)>;
 

@@ -132,6 +132,19 @@ class MisbehavingLayers(unittest.TestCase):
         self.assertTrue(any("rank 1 took no part in all_reduce" in f["message"] for f in failures(record)), failures(record))
 
 
+@driver_runs.needs_driver
+class SlowLayers(unittest.TestCase):
+    def test_have_the_time_to_start_that_they_are_given(self):
+        with tempfile.TemporaryDirectory() as folder:
+            slow = Path(folder) / "slow.py"
+            slow.write_text(f"import time\ntime.sleep(2)\n{(driver_runs.EXAMPLES / 'naive_ep.py').read_text()}")
+            ended = driver_runs.driver("run", "--case", "impl=naive_ep model=qwen3_moe mesh=ep=2", "--subject", driver_runs.command(slow),
+                                       "--start-timeout", "0.5", "--out", Path(folder) / "run")
+        self.assertEqual(ended.returncode, 6, ended.stderr)
+        self.assertIn("no answer within 500 ms", ended.stderr)
+        self.assertIn("--start-timeout gives it longer", ended.stderr)
+
+
 @driver_runs.needs_subjects
 class RefusedCases(unittest.TestCase):
     def test_are_unsupported_and_leave_the_ranks_as_good_as_before(self):

@@ -5,16 +5,18 @@ import socket
 import subprocess
 import sys
 import tempfile
+import types
 import unittest
 from contextlib import redirect_stdout
 from pathlib import Path
 from unittest import mock
 
 import driver_runs
+from test_inputs import case_of
 
 from moecheck import registry, testing
 from moecheck.case import Unsupported
-from moecheck.protocol import main, reply_to
+from moecheck.protocol import main, reply_to, subject_version
 from moecheck.safetensors_file import FileFailure
 from moecheck.talk import LineSocket
 from moecheck.taps import KNOWN
@@ -25,6 +27,27 @@ class Imports(unittest.TestCase):
         code = "import sys; sys.modules['torch'] = None; import moecheck; moecheck.Generator; print(moecheck.__version__)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
         self.assertEqual((ended.returncode, ended.stdout.strip()), (0, "0.1.0"), ended.stderr)
+
+
+class Versions(unittest.TestCase):
+    def setUp(self):
+        self.enterContext(mock.patch.dict(sys.modules))
+        for name in [n for n in sys.modules if n in ("torch", "transformers", "torchtitan", "vllm") or n.startswith("moecheck.adapters")]:
+            del sys.modules[name]
+
+    def test_are_of_the_package_alone_where_no_framework_is_used(self):
+        self.assertEqual(subject_version(), "0.1.0")
+
+    def test_name_the_frameworks_that_are_used(self):
+        for name, version in (("torch", "2.99.0"), ("transformers", "5.99.0")):
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__version__ = version
+        self.assertEqual(subject_version(), "0.1.0 with torch 2.99.0, transformers 5.99.0")
+
+    def test_name_what_an_adapter_will_import(self):
+        sys.modules["moecheck.adapters.torchtitan"] = types.ModuleType("moecheck.adapters.torchtitan")
+        with mock.patch("importlib.metadata.version", {"torchtitan": "0.2.9", "torch": "2.98.0"}.__getitem__):
+            self.assertEqual(subject_version(), "0.1.0 with torch 2.98.0, torchtitan 0.2.9")
 
 
 class Descriptions(unittest.TestCase):
@@ -51,6 +74,17 @@ class Descriptions(unittest.TestCase):
         registry.subject(name="mine")(lambda case, ctx: None)
         with self.assertRaisesRegex(ValueError, "mine"):
             registry.subject(name="mine")(lambda case, ctx: None)
+
+    def test_that_do_not_name_an_activation_or_a_scale_refuse_a_family_that_has_one(self):
+        registry.subject(name="x")(lambda case, ctx: None)
+        registry.subject(name="heeding", heeds=["activation", "routed_scale", "softmax"])(lambda case, ctx: None)
+        clamped = {"activation": {"alpha": 1.702, "limit": 1.5, "up_shift": 1}}
+        for words, knobs, model in (("activation of olmoe", {}, clamped), ("routed_scale=2.5", {}, {"routed_scale": 2.5}),
+                                    ("softmax=sigmoid", {"softmax": "sigmoid"}, {"softmax": "sigmoid"})):
+            with self.assertRaisesRegex(Unsupported, words):
+                registry.find_subject(case_of(knobs, "olmoe", **model))
+            self.assertEqual(registry.find_subject(case_of({**knobs, "impl": "heeding"}, "olmoe", **model)).name, "heeding")
+        self.assertEqual(registry.find_subject(case_of({}, "olmoe")).name, "x")
 
     @driver_runs.needs_driver
     def test_know_the_taps_that_in_tree_ranks_know(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -17,6 +18,7 @@ from moecheck.safetensors_file import FileFailure
 from moecheck.talk import CASE_VARIABLE, SERVER_VARIABLE, SOCKET_VARIABLE, TOKEN_VARIABLE, talk_to_driver
 
 _USAGE_EXIT = 4
+_FRAMEWORKS = ("torch", "transformers", "torchtitan", "vllm")
 
 
 def _failure(code: str, error: BaseException) -> dict[str, Any]:
@@ -75,11 +77,28 @@ def _serve() -> None:
     _serve_rank()
 
 
-def _version() -> str:
+def subject_version() -> str:
+    """Of this package, and of the frameworks that the program or its adapter uses: what a record has to name."""
     from moecheck import __version__
 
-    torch = sys.modules.get("torch")
-    return __version__ if torch is None else f"{__version__} with torch {torch.__version__}"
+    # Adapters import theirs late, and torch with it.
+    late = {"torch"} if any(name.startswith("moecheck.adapters.") for name in sys.modules) else set()
+    late |= {name for name in _FRAMEWORKS if f"moecheck.adapters.{name}" in sys.modules}
+    used = []
+    for name in _FRAMEWORKS:
+        if name not in sys.modules and name not in late:
+            continue
+        version = getattr(sys.modules.get(name), "__version__", None) or _installed_version(name)
+        if version:
+            used.append(f"{name} {version}")
+    return " with ".join([__version__, ", ".join(used)]) if used else __version__
+
+
+def _installed_version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -88,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
     open_standard_streams()
     program = os.path.basename(sys.argv[0])
     if "--moecheck-describe" in (sys.argv[1:] if arguments is None else arguments):
-        print(json.dumps(describe(program, _version()), indent=1))
+        print(json.dumps(describe(program, subject_version()), indent=1))
         sys.exit(0)
     if not {SOCKET_VARIABLE, CASE_VARIABLE, SERVER_VARIABLE} & os.environ.keys():
         print(f"{program}: {SOCKET_VARIABLE} is not set; this program is started by moecheck: "
