@@ -1,5 +1,5 @@
 """torchtitan 0.2.0 - 0.2.2: under tensor parallelism the router's gradient is a part of what it should be, another one on each rank, and
-the gradient of the layer's input is wrong with it. CPU, Gloo, 2 ranks; needs torchtitan 0.2.x, and no moecheck.
+the gradient of the layer's input is wrong with it, or missing. CPU, Gloo, 2 ranks; needs torchtitan 0.2.x, and no moecheck.
 """
 import functools
 import inspect
@@ -50,8 +50,10 @@ def main(rank, world):
         dist.all_reduce(total := router.clone())
         pairs = ((router, want_router), (total, want_router), (grad_x, want_x))
         error = [f"{((got - want).norm() / want.norm()).item():.0e}" for got, want in pairs]
+        without = (grad_x.flatten(0, 1) == 0).all(dim=1)
         print(f"{style:13} score_before_experts={score_before!s:5} batch={batch} rank {rank}: relative error of the router's gradient "
-              f"{error[0]}, of its sum over tp {error[1]}, of the input's gradient {error[2]}", flush=True)
+              f"{error[0]}, of its sum over tp {error[1]}, of the input's gradient {error[2]}; tokens whose is all 0: "
+              f"{without.sum().item()} of {len(without)}", flush=True)
 
 
 if __name__ == "__main__":

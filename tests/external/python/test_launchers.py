@@ -1,5 +1,6 @@
-"""Ranks that somebody else starts: real mpirun and torchrun on loopback, and two hosts where the machine lets us make them."""
+"""Ranks that somebody else starts: real mpirun and torchrun on loopback, srun where Slurm runs, and two hosts where the machine lets us."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from moecheck.rank_place import RankPlace, rank_place
 CASE = "impl=naive_ep model=qwen3_moe mesh=ep=2 dtype=fp32 phases=load,forward,backward,step"
 NATIVE_CASE = "impl=ep_alltoall model=qwen3_moe mesh=ep=2 dtype=fp32 phases=load,forward,backward,step"
 MPIRUN = "mpirun --allow-run-as-root --oversubscribe -n {ranks}"
+SRUN = "srun --overcommit -n {ranks}"
 TORCHRUN = f"{sys.executable} -m torch.distributed.run --nproc-per-node {{ranks}} --no-python"
 TWO_HOSTS = driver_runs.ROOT / "tests" / "external" / "two_hosts"
 
@@ -62,6 +64,58 @@ class Mpirun(unittest.TestCase):
         self.assertIn("started a rank 0 of 1, and the case has 2 ranks", text)
 
 
+@functools.cache
+def why_no_slurm():
+    if shutil.which("srun") is None:
+        return "no srun"
+    try:
+        nodes = subprocess.run(["sinfo", "--noheader", "--responding"], capture_output=True, text=True, check=False, timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"srun, but no Slurm: {error}"
+    return "" if nodes.returncode == 0 and nodes.stdout.strip() else f"srun, but no Slurm: {nodes.stderr.strip() or 'no node responds'}"
+
+
+@driver_runs.needs_driver
+@unittest.skipIf(why_no_slurm(), why_no_slurm())
+class Srun(unittest.TestCase):
+    def test_starts_native_ranks(self):
+        code, text = passes(NATIVE_CASE, SRUN)
+        self.assertEqual(code, 0, text)
+
+    def test_starts_native_ranks_that_talk_over_tcp(self):
+        code, text = passes(NATIVE_CASE, SRUN, options=("--listen", "127.0.0.1"))
+        self.assertEqual(code, 0, text)
+
+    def test_starts_ranks_for_several_cases(self):
+        code, text = passes(NATIVE_CASE, SRUN, options=("--case", NATIVE_CASE.replace("ep_alltoall", "ep_allreduce"),
+                                                        "--case", NATIVE_CASE.replace("ep=2", "ep=4")))
+        self.assertEqual(code, 0, text)
+        self.assertIn("3 pass", text)
+
+    def test_that_starts_too_few_is_told_and_gives_its_job_back(self):
+        name = f"moecheck-{os.getpid()}"
+        code, text = passes(NATIVE_CASE, f"srun --job-name {name} -n 1")
+        self.assertEqual(code, 6, text)
+        self.assertIn("started a rank 0 of 1, and the case has 2 ranks", text)
+        left = ["squeue", "--noheader", "--states", "pending,running", "--name", name]
+        self.assertEqual(subprocess.run(left, capture_output=True, text=True, check=True).stdout, "")
+
+    @driver_runs.needs_subjects
+    def test_starts_ranks_of_a_python_subject(self):
+        code, text = passes(CASE, SRUN, python_subject())
+        self.assertEqual(code, 0, text)
+
+    @driver_runs.needs_subjects
+    def test_says_which_rank_was_killed(self):
+        at_rank_1 = 'if self.ctx.rank == 1:\n            __import__("signal").raise_signal(9)\n        '
+        with tempfile.TemporaryDirectory() as folder:
+            program = variants.write_program(Path(folder), {"killed": ("logits_TE = tap(", at_rank_1 + "logits_TE = tap(")})
+            code, text = passes(CASE.replace("naive_ep", "killed"), SRUN, ("--subject", driver_runs.command(program)))
+        self.assertEqual(code, 1, text)
+        self.assertIn("rank 1 closed its socket in forward", text)
+        self.assertIn("task 1: Killed", text)
+
+
 @driver_runs.needs_subjects
 class PythonSubjects(unittest.TestCase):
     @unittest.skipUnless(shutil.which("mpirun"), "no mpirun")
@@ -79,6 +133,7 @@ class PythonSubjects(unittest.TestCase):
             code, text = passes(CASE.replace("naive_ep", "raises"), TORCHRUN, ("--subject", driver_runs.command(program)))
         self.assertEqual(code, 1, text)
         self.assertIn("IndexError: no such expert", text)
+        self.assertIn("first diverging stage: forward, rank 1", text)
 
 
 ONE_SHOT = """#!/bin/sh
