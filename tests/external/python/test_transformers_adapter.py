@@ -155,6 +155,14 @@ class Layer(unittest.TestCase):
         for name in ("stage_diff", "expert_census", "placement", "routing_ties", "gradient_parity"):
             self.assertEqual(states[name], "pass", name)
 
+    def test_of_gpt_oss_and_of_deepseek_v3_passes_with_its_own_arithmetic(self):
+        cases = [f"impl=transformers model={model} phases=load,forward,backward" for model in ("gpt_oss", "deepseek_v3")]
+        for record in driver_runs.run_cases(SUBJECT, cases):
+            self.assertEqual(record["verdict"], "pass", record["findings"][:3])
+            states = {check["name"]: check["state"] for check in record["checks"]}
+            for name in ("stage_diff", "layer_parity", "expert_census", "placement", "routing_ties", "gradient_parity"):
+                self.assertEqual(states[name], "pass", f"{name} of {record['id']}")
+
     def test_is_cut_by_the_plan_over_tp_and_agrees(self):
         case = "impl=transformers_tp model=mixtral mesh=tp=2 values=exact phases=load,forward,backward"
         [record] = driver_runs.run_cases(SUBJECT, [case])
