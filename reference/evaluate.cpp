@@ -7,6 +7,7 @@
 #include "reference/expert_stages.h"
 #include "reference/grad_expert_stages.h"
 #include "reference/grad_stages.h"
+#include "reference/hidden_step.h"
 #include "reference/moe_layer.h"
 #include "reference/observed_layer.h"
 #include "reference/observed_weights.h"
@@ -212,6 +213,7 @@ Expected evaluate(const cases::Case& one, std::span<const trace::Trace> batches)
   experts.write(expected, w_router_ED ? &*w_router_ED : nullptr);
   evaluate_whole(one, generator, layer, batch, *weights, expected);
   expect_step(one, batches, expected);
+  expect_hidden_step(one, batches, expected);
   return expected;
 }
 

@@ -5,6 +5,7 @@
 
 #include "harness/trace/layout.h"
 #include "reference/optimizer.h"
+#include "reference/recorded_shard.h"
 #include "reference/stages.h"
 
 namespace moecheck::reference {
@@ -18,18 +19,13 @@ constexpr Dim kSgdMomentumTerms = 6;  // decay and its product (2), sum with the
 constexpr Dim kSgdThetaTerms = 4;     // rate, product, sum
 constexpr Dim kAdamWThetaTerms = 14;  // both corrections (4), root, eps and sum (3), division, rate and product (3), sum; decay (2)
 
-constexpr std::array<std::string_view, 3> kParameters = {"router/w_ED", "experts/gate_up_EGD", "experts/down_EDF"};
-
-// A local shard as one row, in whatever shape.
-using Flat = Matrix<double>;
-
 class RankStep {
  public:
   RankStep(const cases::Case& one, std::span<const trace::Trace> batches, Dim rank)
       : one_(one), batches_(batches), rank_(rank), step_(one.step_of(last_batch())) {}
 
   void write(trace::ExpectedRank& into) const {
-    for (const std::string_view parameter : kParameters) {
+    for (const std::string_view parameter : kStepParameters) {
       keep(into, "optim/grad/", parameter, gradient_sum(parameter));
       keep(into, "optim/m/", parameter, first_moment(parameter));
       keep(into, "optim/v/", parameter, second_moment(parameter));
@@ -49,13 +45,7 @@ class RankStep {
   }
 
   std::optional<Flat> recorded(Dim batch, const std::string& tap) const {
-    if (rank_ >= static_cast<Dim>(batches_[static_cast<std::size_t>(batch)].ranks.size())) return std::nullopt;
-    const base::HostTensor* tensor = batches_[static_cast<std::size_t>(batch)].ranks[static_cast<std::size_t>(rank_)].tensor(tap);
-    if (tensor == nullptr || !base::is_floating(tensor->dtype())) return std::nullopt;
-    if (tensor->shape() != *trace::declared_shape(one_.problem, tap, rank_, {})) return std::nullopt;
-    Flat flat(1, tensor->numel());
-    for (Dim i = 0; i < flat.size(); ++i) flat(0, i) = tensor->at(i);
-    return flat;
+    return recorded_shard(one_, batches_[static_cast<std::size_t>(batch)], rank_, tap);
   }
   std::optional<Flat> recorded(const std::string& prefix, std::string_view parameter) const {
     return recorded(last_batch(), prefix + std::string(parameter));
@@ -196,7 +186,7 @@ class RankStep {
 std::optional<ExpectedTap> global_norm(const cases::Case& one, const trace::Trace& observed) {
   GlobalNorm norm;
   Dim num_squares = 0;
-  for (const std::string_view parameter : kParameters) {
+  for (const std::string_view parameter : kStepParameters) {
     const std::string tap = "optim/grad/" + std::string(parameter);
     for (Dim rank = 0; rank < one.world_size(); ++rank) {
       if (trace::replica_group(one.problem, tap, rank).front() != rank) continue;

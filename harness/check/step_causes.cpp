@@ -31,6 +31,20 @@ double distance(const Values& a, const Values& b, double factor_of_b) {
   return std::sqrt(sum);
 }
 
+bool is_shown(const CheckInput& input, std::string_view tap) {
+  return std::ranges::any_of(input.observed.ranks, [&](const trace::RankTrace& rank) { return rank.find(tap) != nullptr; });
+}
+
+// What a weight errs by is what it should have decayed by.
+std::string decay_clause(const CheckInput& input, const WrongState& wrong, const Values& begun) {
+  const Dim step = input.one.step_of(wrong.tap.starts_with("param/") ? input.batch - 1 : input.batch);
+  const double decay = input.one.learning_rate_of(step) * input.one.training.weight_decay;
+  Values error = row_of(wrong.got, wrong.row);
+  std::ranges::transform(error, row_of(wrong.expected.value, wrong.row), error.begin(), std::minus<>{});
+  const bool is_missing = decay > 0 && tolerance::within(distance(error, begun, decay), kRecognised * decay * distance(begun, begun, 0));
+  return is_missing ? "the weight decay is missing" : "";
+}
+
 struct Squares {
   double once = 0;        // every shard once
   double here = 0;        // of one rank
@@ -39,7 +53,9 @@ struct Squares {
 };
 
 Squares squares_of_gradient(const CheckInput& input, Dim rank, std::string_view parameter) {
-  const std::string tap = fmt::format("optim/grad/{}", parameter);
+  // The only microbatch's gradient is their sum.
+  const bool is_summed = input.one.training.microbatches > 1 || is_shown(input, fmt::format("optim/grad/{}", parameter));
+  const std::string tap = fmt::format("{}grad/{}", is_summed ? "optim/" : "", parameter);
   Squares sum;
   for (Dim other = 0; other < input.one.world_size(); ++other) {
     const base::HostTensor* gradient = fitting_tensor(input, other, tap);
@@ -51,23 +67,6 @@ Squares squares_of_gradient(const CheckInput& input, Dim rank, std::string_view 
     if (trace::replica_group(input.one.problem, tap, other).front() == other) sum.once += squares;
   }
   return sum;
-}
-
-// The master is judged by its update: beside the weight itself a wrong one is small.
-std::string master_clause(const CheckInput& input, const WrongState& wrong, const base::HostTensor& before) {
-  const std::string_view parameter = trainable_of(wrong.tap);
-  Values want = row_of(wrong.expected.value, wrong.row), got = row_of(wrong.got, wrong.row);
-  const Values begun = row_of(before, wrong.row);
-  if (wrong.got.to_doubles() == before.to_doubles()) return fmt::format("{} did not move, though its update is not zero", parameter);
-  if (got == begun) return fmt::format("the expert's part of {} did not move, though its update is not zero", parameter);
-  std::ranges::transform(want, begun, want.begin(), std::minus<>{});
-  std::ranges::transform(got, begun, got.begin(), std::minus<>{});
-  const std::string ratio = ratio_clause(want, got, input.one.problem);
-  return ratio.empty() ? "" : fmt::format("the update is {}", ratio);
-}
-
-bool is_shown(const CheckInput& input, std::string_view tap) {
-  return std::ranges::any_of(input.observed.ranks, [&](const trace::RankTrace& rank) { return rank.find(tap) != nullptr; });
 }
 
 }  // namespace
@@ -105,6 +104,14 @@ const base::HostTensor* before_step(const CheckInput& input, Dim rank, std::stri
   return fitting_tensor(input, rank, fmt::format("param/{}", parameter));
 }
 
+const base::HostTensor* weights_before(const CheckInput& input, Dim rank, std::string_view tap) {
+  if (tap.starts_with("optim/master/")) return before_step(input, rank, trainable_of(tap));
+  if (tap.starts_with("optim/param/")) return fitting_tensor(input, rank, trace::parameter_of(tap));
+  const auto index = static_cast<std::size_t>(rank);
+  if (!tap.starts_with("param/") || input.earlier.empty() || index >= input.earlier.back().ranks.size()) return nullptr;
+  return input.earlier.back().ranks[index].tensor(tap);
+}
+
 std::string norm_clause(const CheckInput& input, Dim rank, double got, double want) {
   double whole = 0, here = 0, everywhere = 0;
   std::array<double, kTrainable.size()> share = {};
@@ -128,10 +135,26 @@ std::string norm_clause(const CheckInput& input, Dim rank, double got, double wa
   return "";
 }
 
+std::string update_clause(const CheckInput& input, const WrongState& wrong) {
+  const base::HostTensor* before = weights_before(input, wrong.rank, wrong.tap);
+  if (before == nullptr || before->shape() != wrong.got.shape()) return "";
+  const std::string_view parameter = trainable_of(wrong.tap);
+  Values want = row_of(wrong.expected.value, wrong.row), got = row_of(wrong.got, wrong.row);
+  const Values begun = row_of(*before, wrong.row);
+  // Before all else, since a decay is all that moves an expert without tokens.
+  if (std::string decay = decay_clause(input, wrong, begun); !decay.empty()) return decay;
+  if (wrong.got.to_doubles() == before->to_doubles()) return fmt::format("{} did not move, though its update is not zero", parameter);
+  if (got == begun) return fmt::format("the expert's part of {} did not move, though its update is not zero", parameter);
+  std::ranges::transform(want, begun, want.begin(), std::minus<>{});
+  std::ranges::transform(got, begun, got.begin(), std::minus<>{});
+  const std::string ratio = ratio_clause(want, got, input.one.problem);
+  return ratio.empty() ? "" : fmt::format("the update is {}", ratio);
+}
+
 std::string state_clause(const CheckInput& input, const WrongState& wrong) {
   const base::HostTensor* before = before_step(input, wrong.rank, trainable_of(wrong.tap));
   if (wrong.tap.starts_with("optim/master/") && before != nullptr && before->shape() == wrong.got.shape())
-    return master_clause(input, wrong, *before);
+    return update_clause(input, wrong);
   const base::HostTensor* begun = fitting_tensor(input, wrong.rank, trace::parameter_of(wrong.tap));
   if (wrong.tap.starts_with("optim/param/") && begun != nullptr && base::same_bytes(*begun, wrong.got))
     return fmt::format("{} did not move: it is not refreshed from the master", trainable_of(wrong.tap));

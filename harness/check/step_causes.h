@@ -30,6 +30,10 @@ std::vector<std::string_view> lacking_state(const CheckInput& input, const trace
 // The master weights that the step began with, those of the step before or the loaded parameter; nullptr if not shown.
 const base::HostTensor* before_step(const CheckInput& input, Dim rank, std::string_view parameter);
 
+// What a weight after a step, optim/master/*, optim/param/* or param/* of the batch that follows, was before it; nullptr if not shown, or
+// for a tap of another kind.
+const base::HostTensor* weights_before(const CheckInput& input, Dim rank, std::string_view tap);
+
 // Causes are words for a reader, no verdict hangs on them.
 
 // Which parameters' squares a wrong global norm lacks, or counts too often; empty if none explains it.
@@ -43,6 +47,10 @@ struct WrongState {
   const trace::ExpectedTap& expected;
   Dim row = 0;            // of the worst element, along dim 0
 };
+
+// Of a weight after a step: it is judged by its update, since a wrong one is small beside the weight. "router/w_ED did not move", a gain,
+// a decay that is missing; empty if nothing fits. Requires: as state_clause.
+std::string update_clause(const CheckInput& input, const WrongState& wrong);
 
 // "router/w_ED did not move", microbatches averaged, or a gain of the row (of its update, for the master); empty if nothing fits.
 // Requires: got has the shape of expected.value, and elements.

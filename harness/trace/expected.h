@@ -37,6 +37,9 @@ struct ExpectedRank {
   std::map<std::string, ExpectedTap, std::less<>> taps;
   // Only of taps that are shown and not in `taps`: nothing is judged twice.
   std::map<std::string, WholeTap, std::less<>> whole;
+  // The same taps of a step, had the parameters been stepped in the case's dtype, with no fp32 masters behind them, where no rank
+  // shows whether there are any: a parameter's taps are right if they are within the bounds of all of one or all of the other.
+  std::map<std::string, WholeTap, std::less<>> in_dtype;
   // fp32 end-to-end layer output from generated inputs with the subject's routing (T, D); empty if the routing is unusable.
   base::HostTensor end_to_end_TD;
 };

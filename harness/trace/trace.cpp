@@ -16,6 +16,7 @@ constexpr std::string_view kStepped = "optim/param/";
 constexpr std::string_view kParam = "param/";
 constexpr std::string_view kLoad = "load";
 constexpr std::string_view kSave = "save";
+constexpr std::string_view kStep = "step";
 
 std::filesystem::path rank_file(const std::filesystem::path& trace_dir, std::string_view folder, model::Dim rank) {
   return trace_dir / std::string(folder) / fmt::format("rank{}.safetensors", rank);
@@ -183,11 +184,13 @@ bool is_stepped(const RankTrace& rank) {
   return found != rank.taps.end() && found->first.starts_with(kStepped);
 }
 
-// What the parameters of a batch are, given those of the batch before.
-void take_parameters(const RankTrace& before, RankTrace& rank) {
+// What the parameters of a batch are, given those of the batch before. Those that a step left and did not show are not known, unless the
+// batch itself shows what it begins with.
+void take_parameters(const RankTrace& before, bool took_step, RankTrace& rank) {
   const std::string_view prefix = is_stepped(before) ? kStepped : kParam;
+  const bool is_known = is_stepped(before) || !took_step;
   for (const auto& [name, tapped] : before.taps)
-    if (name.starts_with(prefix)) rank.taps.insert_or_assign(std::string(kParam) + name.substr(prefix.size()), tapped);
+    if (is_known && name.starts_with(prefix)) rank.taps.insert_or_assign(std::string(kParam) + name.substr(prefix.size()), tapped);
   rank.plan = before.plan;
 }
 
@@ -204,7 +207,8 @@ base::Result<std::vector<Trace>> read_trace(const std::filesystem::path& trace_d
     for (model::Dim r = 0; r < extent.num_ranks; ++r) {
       auto rank = read_rank(trace_dir, extent, r, b);
       if (!rank) return rank.error();
-      if (b > 0) take_parameters(batches[static_cast<std::size_t>(b - 1)].ranks[static_cast<std::size_t>(r)], *rank);
+      const bool took_step = b > extent.first_batch && std::filesystem::exists(rank_file(trace_dir, phase_folder(kStep, b - 1), r));
+      if (b > 0) take_parameters(batches[static_cast<std::size_t>(b - 1)].ranks[static_cast<std::size_t>(r)], took_step, *rank);
       batches[static_cast<std::size_t>(b)].ranks.push_back(*std::move(rank));
     }
   return batches;

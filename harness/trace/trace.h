@@ -82,8 +82,8 @@ struct TraceExtent {
 };
 
 // Reads what is there; an absent file leaves that rank without those taps. One Trace a batch: param/* of a batch that follows a
-// step is that step's optim/param/*. Of the batches before first_batch the last shows what the load brought, as a step would have left
-// it, and the others show nothing.
+// step is that step's optim/param/*; if the step shows none, what the batch itself shows, and nothing otherwise. Of the batches before
+// first_batch the last shows what the load brought, as a step would have left it, and the others show nothing.
 // Errors: kDamaged with the file.
 base::Result<std::vector<Trace>> read_trace(const std::filesystem::path& trace_dir, const TraceExtent& extent);
 

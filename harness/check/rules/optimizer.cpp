@@ -25,6 +25,7 @@ constexpr std::string_view kParam = "optim/param/";
 struct Tally {
   CheckOutcome outcome;
   std::optional<bool> are_gradients_zero;   // of those that were judged
+  bool is_any_left = false;                 // to step_parity
 };
 
 void look_for_owner(const CheckInput& input, const trace::RankTrace& rank, CheckOutcome& outcome) {
@@ -84,6 +85,10 @@ void look_at(const CheckInput& input, const Judged& at, Tally& tally) {
   trace::ExpectedTap copy;
   if (master != nullptr) copy.value = *master;
   const trace::ExpectedTap* expected = master == nullptr ? expected_tap(input, at.rank, at.tap) : &copy;
+  if (expected == nullptr && whole_tap(input, at.rank, at.tap) != nullptr) {
+    tally.is_any_left = true;
+    return;
+  }
   if (expected == nullptr || expected->value.shape() != at.got.shape()) {
     tally.outcome.note += fmt::format("; {} of rank {} not judged: its inputs are missing", at.tap, at.rank);
     return;
@@ -120,6 +125,11 @@ CheckOutcome run(const CheckInput& input) {
   if (!is_anything_shown) {
     outcome.state = record::CheckState::kUnobserved;
     outcome.note = "no rank shows optim/*";
+    return std::move(outcome);
+  }
+  if (tally.is_any_left && outcome.compared == 0 && outcome.findings.empty()) {
+    outcome.state = record::CheckState::kUnobserved;
+    outcome.note = "what is shown has to be judged without its inputs, by step_parity" + outcome.note;
     return std::move(outcome);
   }
   if (tally.are_gradients_zero.value_or(false)) outcome.compared = 0;

@@ -29,7 +29,7 @@ void cut_forward(SimulatedRun& run, std::size_t rank, const std::string& message
   run.failures.push_back({static_cast<std::int64_t>(rank), "forward", message, ""});
 }
 
-TEST(Checks, AreTwentyAndDocumentThemselves) {
+TEST(Checks, AreTwentyOneAndDocumentThemselves) {
   std::set<std::string_view> names;
   for (const Check& check : checks()) {
     names.insert(check.name);
@@ -38,7 +38,7 @@ TEST(Checks, AreTwentyAndDocumentThemselves) {
   }
   EXPECT_THAT(names, testing::ElementsAre("checkpoint_census", "checkpoint_round_trip", "comm_log", "euler_identity", "expert_census", "gradient_parity",
                                           "layer_parity", "nonfinite", "optimizer", "path_taken", "phase_completion", "placement", "replica_agreement",
-                                          "resume_determinism", "routing_ties", "save_undisturbed", "shape_pairing", "stage_diff",
+                                          "resume_determinism", "routing_ties", "save_undisturbed", "shape_pairing", "stage_diff", "step_parity",
                                           "token_conservation", "training_state"));
 }
 

@@ -25,7 +25,7 @@ TEST_P(SoundRun, PassesEveryCheck) {
   for (const record::CheckResult& check : one.checks) {
     if (check.name == "comm_log") continue;   // nobody communicates here
     const bool has_replicas = run.one.world_size() > 1;
-    if (check.name == "layer_parity") continue;   // nothing is hidden here
+    if (check.name == "layer_parity" || check.name == "step_parity") continue;   // nothing is hidden here
     const bool is_of_later_phases = check.name == "gradient_parity" || check.name == "euler_identity" || check.name == "optimizer" || check.name == "training_state";
     const bool is_across_lives = find_check(check.name)->run_case != nullptr;   // this is the only one
     const bool applies = (check.name != "replica_agreement" || has_replicas) && !is_of_later_phases && !is_across_lives;

@@ -215,6 +215,16 @@ TEST_F(TrainingTrace, BeginsABatchWithTheParametersThatTheStepBeforeLeft) {
   EXPECT_EQ(all[3].ranks[0].plan, all[0].ranks[0].plan);
 }
 
+TEST_F(TrainingTrace, LeavesWhatAStepDidNotShowToTheBatchThatFollows) {
+  write(phase_folder("step", 1), rank_trace(0));
+  EXPECT_EQ(batches()[2].ranks[0].find(kRouter), nullptr) << "no more what was loaded";
+  RankTrace forward = rank_trace(0);
+  forward.taps[kRouter] = tapped(30);
+  write(phase_folder("forward", 2), forward);
+  EXPECT_EQ(batches()[2].ranks[0].tensor(kRouter)->at(1), 30);
+  EXPECT_EQ(batches()[3].ranks[0].tensor(kRouter)->at(1), 30);
+}
+
 TEST_F(TrainingTrace, TakesNoParameterFromAStepThatShowsNone) {
   std::filesystem::remove_all(folder_ / "step.1");
   EXPECT_EQ(batches()[2].ranks[0].tensor(kRouter)->at(1), 10);
