@@ -38,13 +38,6 @@ NearFlat bounded(Flat value, BoundOf bound_of) {
   return {std::move(value), std::move(bound)};
 }
 
-AdamWOptions adamw_of(const cases::Case& one, Dim step) {
-  return {one.learning_rate_of(step), cases::Training::kBeta1, cases::Training::kBeta2, cases::Training::kEps, one.training.weight_decay};
-}
-SgdOptions sgd_of(const cases::Case& one, Dim step) {
-  return {one.learning_rate_of(step), one.training.momentum, one.training.weight_decay};
-}
-
 }  // namespace
 
 CarriedState::CarriedState(const cases::Case& one, std::span<const trace::Trace> batches, Stepped stepped)
@@ -177,7 +170,7 @@ void CarriedState::predict(Dim rank, std::size_t parameter, const std::optional<
 void CarriedState::predict_moments(const ShardState& before, const NearFlat& gradient, ShardState& after) const {
   const auto g = [&](Dim i) { return near_at(gradient, i); };
   if (is_adamw()) {
-    const AdamWOptions options = adamw_of(one_, num_steps_);
+    const AdamWOptions options = adamw_options(one_, num_steps_);
     if (before.m)
       after.m = bounded(adamw_m(before.m->value, gradient.value, options),
                         [&](Dim i) { return bounds_.first_moment(near_at(*before.m, i), g(i), options.beta1); });
@@ -187,7 +180,7 @@ void CarriedState::predict_moments(const ShardState& before, const NearFlat& gra
     return;
   }
   if (!before.theta || !before.m) return;
-  const SgdOptions options = sgd_of(one_, num_steps_);
+  const SgdOptions options = sgd_options(one_, num_steps_);
   after.m = bounded(sgd_momentum<double>({before.theta->value, before.m->value}, gradient.value, options), [&](Dim i) {
     return bounds_.momentum(near_at(*before.m, i), g(i), near_at(*before.theta, i), options.momentum, options.weight_decay);
   });
@@ -195,7 +188,7 @@ void CarriedState::predict_moments(const ShardState& before, const NearFlat& gra
 
 NearFlat CarriedState::weight(const NearFlat& theta, const ShardState& moments) const {
   if (is_adamw()) return adamw_weight(theta, *moments.m, *moments.v);
-  const SgdOptions options = sgd_of(one_, num_steps_);
+  const SgdOptions options = sgd_options(one_, num_steps_);
   const Flat value = sgd_theta(theta.value, moments.m->value, options);
   return near_flat(value.size(), [&](Dim i) {
     return bounds_.sgd_weight(value(0, i), near_at(theta, i), near_at(*moments.m, i), options.learning_rate);
@@ -203,7 +196,7 @@ NearFlat CarriedState::weight(const NearFlat& theta, const ShardState& moments) 
 }
 
 NearFlat CarriedState::adamw_weight(const NearFlat& theta, const NearFlat& m, const NearFlat& v) const {
-  const AdamWOptions options = adamw_of(one_, num_steps_);
+  const AdamWOptions options = adamw_options(one_, num_steps_);
   const Dim steps = num_steps_ + 1;
   const auto t = static_cast<double>(steps);
   const tolerance::AdamWRates rates = {.learning_rate = options.learning_rate,

@@ -136,4 +136,12 @@ template AdamWState<double> adamw_step(const AdamWState<double>&, const Matrix<d
 template void GlobalNorm::add(const Matrix<double>&);
 template class GradientSum<double>;
 
+SgdOptions sgd_options(const cases::Case& one, Dim step) {
+  return {one.learning_rate_of(step), one.training.momentum, one.training.weight_decay};
+}
+
+AdamWOptions adamw_options(const cases::Case& one, Dim step) {
+  return {one.learning_rate_of(step), cases::Training::kBeta1, cases::Training::kBeta2, cases::Training::kEps, one.training.weight_decay};
+}
+
 }  // namespace moecheck::reference

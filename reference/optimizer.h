@@ -6,6 +6,7 @@
 #pragma once
 
 #include "harness/base/dtype.h"
+#include "harness/cases/case.h"
 #include "reference/matrix.h"
 
 namespace moecheck::reference {
@@ -103,5 +104,9 @@ class GradientSum {
  private:
   Matrix<Scalar> sum_;
 };
+
+// What a case declares for a step.
+SgdOptions sgd_options(const cases::Case& one, Dim step);
+AdamWOptions adamw_options(const cases::Case& one, Dim step);
 
 }  // namespace moecheck::reference

@@ -39,10 +39,8 @@ class RankStep {
  private:
   Dim last_batch() const { return static_cast<Dim>(batches_.size()) - 1; }
   bool is_adamw() const { return one_.training.optimizer == cases::OptimizerKind::kAdamW; }
-  SgdOptions sgd() const { return {one_.learning_rate_of(step_), one_.training.momentum, one_.training.weight_decay}; }
-  AdamWOptions adamw() const {
-    return {one_.learning_rate_of(step_), cases::Training::kBeta1, cases::Training::kBeta2, cases::Training::kEps, one_.training.weight_decay};
-  }
+  SgdOptions sgd() const { return sgd_options(one_, step_); }
+  AdamWOptions adamw() const { return adamw_options(one_, step_); }
 
   std::optional<Flat> recorded(Dim batch, const std::string& tap) const {
     return recorded_shard(one_, batches_[static_cast<std::size_t>(batch)], rank_, tap);
