@@ -66,7 +66,7 @@ int kit_exit_code(const KitResult& kit) {
 }
 
 int check_plugin(const CheckArguments& arguments) {
-  const launch::Interrupts interrupts;
+  launch::count_interrupts();
   const auto fail = [](const base::Error& error) { return report_error(error.text(), exit_code_of(error)); };
   if (arguments.target.ends_with(".so") && !fs::exists(arguments.target))
     return report_error(arguments.target + ": there is no such plug-in", record::kExitCouldNotTest);

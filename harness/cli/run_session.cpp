@@ -202,7 +202,7 @@ base::Result<record::RunRecord> run_with_progress(const RunArguments& arguments,
 }
 
 ExitCode run_command(RunArguments arguments) {
-  const launch::Interrupts interrupts;
+  launch::count_interrupts();
   const auto fail = [](const Error& error) { return static_cast<ExitCode>(report_error(error.text(), exit_code_of(error))); };
   if (auto known = check_report_names(arguments.reports); !known) return fail(known.error());
   if (!arguments.seed.empty()) arguments.selection.sets.push_back("seed=" + arguments.seed);

@@ -125,7 +125,7 @@ int print_unsound(const record::RunRecord& run) {
 }
 
 int run_zoo(RunArguments arguments) {
-  const launch::Interrupts interrupts;
+  launch::count_interrupts();
   auto prepared = prepare(arguments.subject);
   if (!prepared) return report_error(prepared.error().text(), exit_code_of(prepared.error()));
   auto selection = zoo_cases(prepared->capabilities);

@@ -3,14 +3,9 @@
 
 namespace moecheck::launch {
 
-// Installs the handlers; poll() and friends return EINTR then. One object a process, made by main.
-class Interrupts {
- public:
-  Interrupts();
-  ~Interrupts();
-  Interrupts(const Interrupts&) = delete;
-  Interrupts& operator=(const Interrupts&) = delete;
-};
+// Installs the handlers, for the rest of the process: an interrupt that comes while it ends must not change its exit code.
+// poll() and friends return EINTR from now on.
+void count_interrupts();
 
 int num_interrupts();   // since the start of the process; async-signal-safe counter behind it
 

@@ -259,7 +259,7 @@ TEST_F(PipelineTest, FinishesTheCaseThatRunsAtTheFirstInterrupt) {
   add_cases(3);
   options_.num_repeats = 4;
   const auto run_interrupted = [&] {
-    const launch::Interrupts interrupts;
+    launch::count_interrupts();
     script_.end_of = [](const cases::Case& one, int attempt) {
       if (one.problem.seed == 2 && attempt == 1) ::raise(SIGINT);
       return completed();
@@ -276,7 +276,7 @@ TEST_F(PipelineTest, GivesNoVerdictToACaseThatWasEndedByHand) {
   add_cases(3);
   options_.num_repeats = 4;
   const auto run_interrupted = [&] {
-    const launch::Interrupts interrupts;
+    launch::count_interrupts();
     script_.end_of = [](const cases::Case& one, int attempt) {
       if (one.problem.seed == 1 && attempt < 3) return completed();
       ::raise(SIGINT);

@@ -268,7 +268,7 @@ TEST_F(LauncherTest, TellsHowADescriptionFailed) {
 // In a process of its own: interrupts are counted for the life of a process.
 TEST_F(LauncherTest, EndsTheRanksAtTheSecondInterrupt) {
   const auto interrupt_twice = [&] {
-    const Interrupts interrupts;
+    count_interrupts();
     std::jthread twice([] {
       ::kill(::getpid(), SIGINT);
       eventually([] { return num_interrupts() == 1; });
