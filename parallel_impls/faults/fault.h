@@ -18,5 +18,8 @@ bool register_fault(Fault fault);
 
 }  // namespace moecheck::parallel_impls
 
+// A name of its own for each: files of faults are compiled together.
+#define MOECHECK_FAULT_NAME_OF(number) moecheck_registered_fault_##number
+#define MOECHECK_FAULT_NAME(number) MOECHECK_FAULT_NAME_OF(number)
 #define MOECHECK_REGISTER_FAULT(...) \
-  [[maybe_unused]] static const bool moecheck_registered_fault = ::moecheck::parallel_impls::register_fault(__VA_ARGS__)
+  [[maybe_unused]] static const bool MOECHECK_FAULT_NAME(__COUNTER__) = ::moecheck::parallel_impls::register_fault(__VA_ARGS__)
