@@ -298,11 +298,12 @@ class ProcessLauncher final : public Launcher {
     if (!rank.protocol_error.empty())
       return CaseRun{RunEnd::kBroken, fmt::format("rank {} broke the protocol in {}: {}", r, operation.text, rank.protocol_error), {}, 0};
     if (!rank.exit && !rank.has_left) return std::nullopt;
-    const std::string how = rank.exit ? "ended in " + operation.text + " with " + rank.exit->text()
-                                      : "closed its socket in " + operation.text + " without a reply";
+    std::string how = fmt::format("rank {} closed its socket in {} without a reply", r, operation.text);
+    if (rank.exit) how = fmt::format("rank {} ended in {} with {}", r, operation.text, rank.exit->text());
+    if (rank.is_launchers_exit) how = fmt::format("the launcher ended with {} before rank {} answered {}", rank.exit->text(), r, operation.text);
     const std::string where = rank.waits_in ? "; " + waiting_text(r, rank) : "";
     const std::string output = pool.last_output(static_cast<model::Dim>(r));
-    return CaseRun{RunEnd::kCrashed, fmt::format("rank {} {}{}{}{}", r, how, where, output.empty() ? "" : "; its output ends: ", output), {}, 0};
+    return CaseRun{RunEnd::kCrashed, fmt::format("{}{}{}{}", how, where, output.empty() ? "" : "; its output ends: ", output), {}, 0};
   }
 
   static std::optional<CaseRun> explain_replies(const Operation& operation, const CallResult& result) {

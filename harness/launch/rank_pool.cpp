@@ -181,6 +181,7 @@ class ProcessPool final : public RankPool {
       return;
     }
     result_.ranks[r].exit = exit;
+    result_.ranks[r].is_launchers_exit = !ranks_[r].started.process;
     note_failure(r);
   }
 

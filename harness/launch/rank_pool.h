@@ -18,6 +18,7 @@ namespace moecheck::launch {
 struct RankOutcome {
   std::optional<subject::Reply> reply;
   std::optional<ChildExit> exit;                      // it ended
+  bool is_launchers_exit = false;                     // `exit` is of the launcher that started all ranks; which failed is not known
   std::optional<subject::CollectiveEvent> waits_in;   // the collective it had entered and not left
   std::string protocol_error;                         // garbage on the socket
   bool has_left = false;                              // it closed its socket and lives on

@@ -87,7 +87,7 @@ TEST_P(AnyWay, NamesTheRankThatCrashedAndTheNextCaseIsFine) {
   const CaseRun crashed = run(*launcher, "segv.1.forward");
   EXPECT_EQ(crashed.end, RunEnd::kCrashed) << crashed.reason;
   const auto how = GetParam().tells_exits() ? "rank 1 ended in forward with signal 11"
-                   : GetParam().is_at_once ? "in forward with exit code 1"
+                   : GetParam().is_at_once ? "the launcher ended with exit code 1 before rank "
                                            : "rank 1 closed its socket in forward";
   EXPECT_THAT(crashed.reason, HasSubstr(how));
   if (!GetParam().tells_exits()) {
