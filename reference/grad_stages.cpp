@@ -102,6 +102,12 @@ std::optional<ExpectedTap> expect_grad_scores(const ObservedLayer& layer, const 
 
 namespace {
 
+double chosen_probability(const ObservedRank& seen, const model::ModelSpec& spec, Dim t, const Matrix<double>& p_TE) {
+  double sum = 0;
+  for (Dim k = 0; k < spec.top_k; ++k) sum += p_TE(t, (*seen.ids_TK)(t, k));
+  return sum;
+}
+
 // The summands of one token's d logits by their size. With w = p / scale, scale the sum of the chosen p where the scores are
 // normalised (softmax(TopK(l)) and softmax(l) renormalised are one function), else 1:
 //   normalised dl_i = w_i (g_i - <g, w>) for the chosen; otherwise dl_j = p_j (g_j [chosen] - <g, p>) for all;
@@ -109,10 +115,8 @@ namespace {
 void add_logit_magnitudes(const ObservedRank& seen, const model::ModelSpec& spec, Dim t, const Matrix<double>& p_TE,
                           Eigen::Map<Matrix<double>> magnitude_TE) {
   const bool is_before = spec.score_function == model::ScoreFunction::kSoftmaxBeforeTopk;
-  double chosen = 0;
-  for (Dim k = 0; k < spec.top_k; ++k) chosen += p_TE(t, (*seen.ids_TK)(t, k));
   const bool is_normalised = spec.renormalise || spec.score_function == model::ScoreFunction::kSoftmaxAfterTopk;
-  const double scale = is_normalised ? chosen : 1;
+  const double scale = is_normalised ? chosen_probability(seen, spec, t, p_TE) : 1;
   const bool is_sigmoid = spec.score_function == model::ScoreFunction::kSigmoid;
   double mean = 0;   // <|g|, w>
   for (Dim k = 0; k < spec.top_k; ++k) mean += std::fabs((*seen.grad_scores_TK)(t, k)) * p_TE(t, (*seen.ids_TK)(t, k)) / scale;
@@ -131,8 +135,8 @@ void add_logit_magnitudes(const ObservedRank& seen, const model::ModelSpec& spec
 // softmax in the case's dtype) errs by p_e (|g_e - <g, p>| + <|g|, p>) times their rounding.
 void add_stored_scores(const ObservedRank& seen, const model::ModelSpec& spec, Dim t, const Matrix<double>& p_TE,
                        Eigen::Map<Matrix<double>> stored_TE) {
-  double chosen = 0, mean = 0, largest_mean = 0;
-  for (Dim k = 0; k < spec.top_k; ++k) chosen += p_TE(t, (*seen.ids_TK)(t, k));
+  const double chosen = chosen_probability(seen, spec, t, p_TE);
+  double mean = 0, largest_mean = 0;
   for (Dim k = 0; k < spec.top_k; ++k) {
     const double term = (*seen.grad_scores_TK)(t, k) * p_TE(t, (*seen.ids_TK)(t, k)) / chosen;
     mean += term;

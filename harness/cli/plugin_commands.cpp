@@ -75,7 +75,7 @@ int check_plugin(const CheckArguments& arguments) {
   auto scratch = launch::ScratchDir::make();
   if (!scratch) return fail(scratch.error());
   conformance::Trial trial({command_of(arguments.target), scratch->path(), scenario::family_loader(*scenarios / "models"),
-                             std::chrono::milliseconds(static_cast<long>(arguments.timeout_s * 1000)),
+                             milliseconds_of(arguments.timeout_s),
                              fmt::format(" --subject '{}'", subject_of(arguments.target))});
   conformance::KitOptions options{arguments.only, arguments.skip, {}, {}};
   if (!arguments.is_json) options.on_end = print;

@@ -71,8 +71,6 @@ std::vector<std::string> words_of(const std::string& text) {
   return {std::istream_iterator<std::string>(in), {}};
 }
 
-std::chrono::milliseconds milliseconds_of(double seconds) { return std::chrono::milliseconds(static_cast<long>(seconds * 1000)); }
-
 // The trigger of the fault, when no case was named.
 base::Status use_trigger(RunArguments& arguments, const subject::Capabilities& capabilities) {
   if (arguments.fault.empty()) return base::Ok{};
@@ -147,6 +145,8 @@ void add_run_options(CLI::App& app, RunArguments& a) {
   app.add_flag("--warm-ranks", a.is_warm_ranks, "the same ranks for case after case; the default otherwise")->excludes(fresh);
   app.add_flag("--json", a.is_json, "print run.json to stdout");
 }
+
+std::chrono::milliseconds milliseconds_of(double seconds) { return std::chrono::milliseconds(static_cast<long>(seconds * 1000)); }
 
 std::vector<std::string> subject_command(const std::string& subject) {
   if (subject.empty()) return {rank_program().string()};

@@ -1,6 +1,7 @@
 // What `run`, `zoo run` and `bisect step` share: options of a run, and running cases with progress and reports.
 #pragma once
 
+#include <chrono>
 #include <string>
 #include <vector>
 
@@ -47,6 +48,9 @@ struct Prepared {
   bool has_fresh_ranks(const RunArguments& arguments) const { return arguments.is_fresh_ranks || (capabilities.has_fork_server && !arguments.is_warm_ranks); }
 };
 base::Result<Prepared> prepare(const std::string& subject, double start_timeout_s = RunArguments{}.start_timeout_s);
+
+// Of what --timeout and --start-timeout take.
+std::chrono::milliseconds milliseconds_of(double seconds);
 
 // Of what --subject takes, words for a shell; empty: moecheck-rank beside this program.
 std::vector<std::string> subject_command(const std::string& subject);

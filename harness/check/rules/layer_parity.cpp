@@ -74,9 +74,10 @@ void look_at(const CheckInput& input, Dim rank, std::string_view tap, const trac
     tally.farthest_tap = tap;
   }
   if (c.elements_over == 0 && norms.num_over == 0) return;
-  auto finding = make_finding(kName, tap, rank,
-                              fmt::format("{} of {} elements over the bound of the whole layer, {} of {} rows in the l2 norm; "
-                                          "relative l2 error {:.2g}", c.elements_over, c.compared, norms.num_over, c.num_rows, norms.l2));
+  // Gradients of weights have no bound by row.
+  const std::string rows = expected.row_bound.empty() ? "" : fmt::format(", {} of {} rows in the l2 norm", norms.num_over, c.num_rows);
+  auto finding = make_finding(kName, tap, rank, fmt::format("{} of {} elements over the bound of the whole layer{}; relative l2 error {:.2g}",
+                                                            c.elements_over, c.compared, rows, norms.l2));
   const Dim columns = got.numel() / got.dim(0), row = c.elements_over > 0 ? c.worst / columns : norms.worst;
   place(input, rank, tap, row, c.worst % columns, finding);
   set_figures(c, finding);
