@@ -1,5 +1,8 @@
 #include "cli_fixture.h"
 
+#include <algorithm>
+#include <set>
+
 #include <fmt/format.h>
 
 namespace moecheck::cli {
@@ -98,10 +101,15 @@ bool CliTest::exists_in_scratch(const std::string& name) const {
   return false;
 }
 
-std::vector<std::string> CliTest::faulty_cases() const {
+std::vector<std::string> CliTest::faulty_cases(FaultyCases which) const {
   std::vector<std::string> ids;
-  for (const base::Json& fault : json_of(moecheck({"zoo", "list", "--json"})))
-    if (!fault["control"].get<bool>()) ids.push_back(fault["trigger"].get<std::string>() + " fault=" + fault["name"].get<std::string>());
+  std::set<std::string> seen;
+  for (const base::Json& fault : json_of(moecheck({"zoo", "list", "--json"}))) {
+    const auto checks = fault["expected_checks"].get<std::set<std::string>>();
+    if (fault["control"].get<bool>() || (which == FaultyCases::kForEachCheck && std::ranges::includes(seen, checks))) continue;
+    seen.insert(checks.begin(), checks.end());
+    ids.push_back(fault["trigger"].get<std::string>() + " fault=" + fault["name"].get<std::string>());
+  }
   return ids;
 }
 

@@ -43,8 +43,9 @@ class CliTest : public launch::TemporaryFolder {
   // A file in the scratch folder of the running moecheck: "w0/trace/load/rank1.safetensors".
   bool exists_in_scratch(const std::string& name) const;
 
-  // Ids of the faulty cases of the zoo.
-  std::vector<std::string> faulty_cases() const;
+  // Ids of faulty cases of the zoo: of each fault, or fewer, in which each check that catches a fault has its turn.
+  enum class FaultyCases { kAll, kForEachCheck };
+  std::vector<std::string> faulty_cases(FaultyCases which = FaultyCases::kAll) const;
 };
 
 std::string unruly_case(const std::string& impl, const std::string& more = "");
