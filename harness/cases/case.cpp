@@ -105,8 +105,8 @@ base::Status check_checkpointing(const Case& one) {
       if (auto checked = check(later); !checked) return blame("restart", fmt::format("on {}: {}", layout.mesh.text(), checked.error().message));
   }
   if (c.save_after > steps) return blame("save_after", fmt::format("save_after={} is more than the {} steps of the case", c.save_after, steps));
-  if (c.save == SaveFormat::kHuggingFace && c.save_after > 0)
-    return blame("save_after", "save=huggingface has the weights only, from which no training can go on; use save=sharded, or save_after=0");
+  if (c.save == SaveFormat::kHuggingFace && c.save_after > 0 && !c.restarts.empty())
+    return blame("save_after", "save=huggingface has the weights only, from which no training can go on; use save=sharded, save_after=0, or no restart");
   if (c.crash == CrashPoint::kNone) return base::Ok{};
   if (c.save_after >= steps) return blame("crash", fmt::format("the crash is in the save after step {}; use steps={} or more", c.save_after + 1, c.save_after + 1));
   if (c.restarts.empty()) return blame("crash", "a crash needs a restart, which loads the last good checkpoint");

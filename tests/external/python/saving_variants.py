@@ -99,6 +99,16 @@ BROKEN = {
 '''),
 }
 
+SAVES_WHAT_IT_LOADED = {
+    "saves_what_it_loaded": with_methods('''
+    def load(self):
+        self.loaded = [one.changed(one.tensor.clone()) for one in self.ctx.saves.held()]
+
+    def save(self, folder, batch):
+        self.ctx.saves.write(folder, self.loaded)
+'''),
+}
+
 # Verdicts without a judgement; those of which ranks are left as they were come first.
 REFUSED = {
     "secret_optimizer": with_methods('''

@@ -45,6 +45,15 @@ class SoundLayers(unittest.TestCase):
         for record in run_example(cases):
             self.assert_sound(record, ("checkpoint_census", "checkpoint_round_trip"))
 
+    def test_save_the_weights_that_they_were_trained_to(self):
+        cases = [f"model=mixtral mesh={mesh} dtype={dtype} {TRAIN} steps=2 save=huggingface save_after=2" for mesh, dtype in (("ep=2", "bf16"), ("none", "fp32"))]
+        for record in run_example(cases):
+            self.assert_sound(record, ("checkpoint_census",))
+        records = run_variants(saving_variants.SAVES_WHAT_IT_LOADED, cases[:1])["saves_what_it_loaded"]
+        census = {f["stage"]: f["message"] for f in failures(records[0]) if f["check"] == "checkpoint_census"}
+        self.assertIn("in the save after 2 steps", census["param/router/w_ED"])
+        self.assertIn("in the save after 2 steps", census["param/experts/gate_up_EGD"])
+
     def test_keep_what_is_whole_when_ranks_are_killed_in_a_save(self):
         save = f"{TRAIN} steps=3 optimizer=adamw save=sharded save_after=1 restart=back controls=1"
         crashes = ("crash=staged crash_rank=1", "crash=torn", "crash=committed crash_rank=0")

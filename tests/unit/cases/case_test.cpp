@@ -77,7 +77,7 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(Refused{{{"restart", "ep=2"}}, "restart", "name a format with save"}, Refused{{{"save_after", "1"}}, "save_after", "name a format with save"},
                     Refused{{{"crash", "torn"}}, "crash", "name a format with save"},
                     Refused{{{"save", "sharded"}, {"save_after", "1"}}, "save_after", "more than the 0 steps"},
-                    Refused{{{"save", "huggingface"}, {"save_after", "1"}, {"phases", "load,forward,backward,step"}}, "save_after", "the weights only"},
+                    Refused{{{"save", "huggingface"}, {"save_after", "1"}, {"phases", "load,forward,backward,step"}, {"restart", "back"}}, "save_after", "the weights only"},
                     Refused{{{"save", "sharded"}, {"restart", "ep=2/eq=4"}}, "restart", "did you mean 'ep'"},
                     Refused{{{"save", "sharded"}, {"restart", "dp=2"}, {"tokens_over", "ep"}}, "restart", "on dp=2: mesh dp=2 has dp"},
                     Refused{{{"save", "sharded"}, {"crash", "torn"}, {"phases", "load,forward,backward,step"}, {"steps", "1"}, {"save_after", "1"}, {"restart", "ep=2"}}, "crash", "use steps=2 or more"},
