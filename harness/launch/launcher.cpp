@@ -293,17 +293,20 @@ class ProcessLauncher final : public Launcher {
     return std::nullopt;
   }
 
+  static std::string how_it_ended(const Operation& operation, const RankOutcome& rank, std::size_t r) {
+    if (!rank.exit) return fmt::format("rank {} closed its socket in {} without a reply", r, operation.text);
+    if (rank.is_launchers_exit) return fmt::format("the launcher ended with {} before rank {} answered {}", rank.exit->text(), r, operation.text);
+    return fmt::format("rank {} ended in {} with {}", r, operation.text, rank.exit->text());
+  }
+
   static std::optional<CaseRun> explain_end_of(const RankPool& pool, const Operation& operation, const CallResult& result, std::size_t r) {
     const RankOutcome& rank = result.ranks[r];
     if (!rank.protocol_error.empty())
       return CaseRun{RunEnd::kBroken, fmt::format("rank {} broke the protocol in {}: {}", r, operation.text, rank.protocol_error), {}, 0};
     if (!rank.exit && !rank.has_left) return std::nullopt;
-    std::string how = fmt::format("rank {} closed its socket in {} without a reply", r, operation.text);
-    if (rank.exit) how = fmt::format("rank {} ended in {} with {}", r, operation.text, rank.exit->text());
-    if (rank.is_launchers_exit) how = fmt::format("the launcher ended with {} before rank {} answered {}", rank.exit->text(), r, operation.text);
     const std::string where = rank.waits_in ? "; " + waiting_text(r, rank) : "";
     const std::string output = pool.last_output(static_cast<model::Dim>(r));
-    return CaseRun{RunEnd::kCrashed, fmt::format("{}{}{}{}", how, where, output.empty() ? "" : "; its output ends: ", output), {}, 0};
+    return CaseRun{RunEnd::kCrashed, fmt::format("{}{}{}{}", how_it_ended(operation, rank, r), where, output.empty() ? "" : "; its output ends: ", output), {}, 0};
   }
 
   static std::optional<CaseRun> explain_replies(const Operation& operation, const CallResult& result) {

@@ -27,7 +27,7 @@ class Steps(unittest.TestCase):
         with tempfile.TemporaryDirectory(prefix="moecheck-") as folder:
             out = Path(folder) / "run"
             driver_runs.driver("run", "regressions/torch-191763.yaml", "--subject", driver_runs.command(SUBJECT), "--out", out)
-            cases = {dict(one["config"])["impl"]: one for one in json.loads((out / "run.json").read_text())["cases"]}
+            cases = {one["config"]["impl"]: one for one in json.loads((out / "run.json").read_text())["cases"]}
         is_wrong = subprocess.run([sys.executable, SCRIPT], capture_output=True, check=False).returncode == 1
         self.assertEqual({impl: one["verdict"] for impl, one in cases.items()},
                          {"torch_fused": "fail" if is_wrong else "pass", "torch_foreach": "pass", "torch_loop": "pass"})
